@@ -1,0 +1,64 @@
+/**
+ * Storage: durable, immutable objects under string keys.
+ *
+ * What it is: a flat map from key to bytes in a directory, a bucket or memory, and decorators over one (`retrying`,
+ * `throttled`, `metered`, `faulty`), each an ObjectStore itself.
+ * What it guarantees: `put` is atomic (an object is there whole or not at all) and durable before it resolves; what was
+ * put is seen by the next `get`, `head` and `list` of any process. Failures are LifeboatErrors: 'store-not-found' for an
+ * absent key, with `retry` telling whether the same call may succeed later.
+ * What it does not know: keys of cryptography, chunks, points. It never retries by itself; only `retrying` does.
+ */
+import type { Range } from '../core/range.ts'
+import type { AbortOptions } from '../core/scope.ts'
+
+export interface ObjectInfo {
+  readonly key: string
+  readonly size: number
+  readonly modifiedAt: Date
+}
+
+export interface StoreReceipt {
+  /** The store's own tag for what it stored, where it gives one. */
+  readonly etag?: string
+  readonly versionId?: string
+}
+
+export interface PutOptions extends AbortOptions {
+  /** Ask the store to refuse an existing key ('store-conflict'). Some ignore it: never relied upon for safety. */
+  readonly ifAbsent?: boolean
+  /** Object Lock: retain until then. */
+  readonly retainUntil?: Date
+}
+
+/** What a store was seen to honour, probed by `init` and recorded in `config`. */
+export interface StoreCapabilities {
+  readonly conditionalPut: boolean
+  readonly objectLock: boolean
+  readonly versioning: boolean
+}
+
+export interface ObjectStore extends AsyncDisposable {
+  /** How people name this store, without credentials: 'file:///backup', 's3://bucket/prefix'. */
+  readonly url: string
+  /**
+   * The object's bytes, or `range` of them. A range that ends past the object gives what there is; one that starts past
+   * it gives 'store-not-found'-free, empty bytes. The result is the caller's own memory.
+   */
+  get(key: string, range?: Range, options?: AbortOptions): Promise<Uint8Array>
+  /** Undefined where the key is absent; an error where that could not be found out. */
+  head(key: string, options?: AbortOptions): Promise<ObjectInfo | undefined>
+  /** Stores the concatenation of `body`; the arrays belong to the store until the promise settles. Overwrites unless `ifAbsent`. */
+  put(key: string, body: readonly Uint8Array[], options?: PutOptions): Promise<StoreReceipt>
+  /** Keys that start with `prefix`, in ascending order of their UTF-8 bytes, after `startAfter`. A failed page throws; it never ends the listing early. */
+  list(prefix: string, options?: { startAfter?: string } & AbortOptions): AsyncIterable<ObjectInfo>
+  /** Removes keys; an absent one is no error. */
+  delete(keys: readonly string[], options?: AbortOptions): Promise<void>
+  /** The store's clock, for progress and display only. */
+  now(options?: AbortOptions): Promise<Date>
+  /** Finds out by trying, below `prefix`, and removes what it wrote. */
+  probe(prefix: string, options?: AbortOptions): Promise<StoreCapabilities>
+}
+
+/** A key is 1 to 1,024 bytes of [A-Za-z0-9._~%/=-], parts are not empty, '.' or '..'. Anything else is refused before it reaches a store. */
+export const isSafeKey = (key: string): boolean =>
+  key.length > 0 && key.length <= 1024 && /^[A-Za-z0-9._~%=-]+(\/[A-Za-z0-9._~%=-]+)*$/.test(key) && !/(^|\/)\.\.?(\/|$)/.test(key)
