@@ -1,0 +1,48 @@
+/**
+ * Crypto: key providers, sealing, keyed ids (docs/repository-format.md, sections 2 to 4).
+ *
+ * What it is: pure functions from keys and bytes to bytes, and the ways to get the repository key.
+ * What it guarantees: what does not authenticate is never returned; a wrong key is told from a damaged object where the
+ * format allows it.
+ * What it does not know: stores, packs' layout, trees.
+ */
+import type { DomainId, RepositoryId } from '../core/ids.ts'
+
+/** How a person proves that they may open the repository. */
+export type Credential =
+  | { readonly kind: 'file'; /** 32 bytes. */ readonly secret: Uint8Array }
+  | { readonly kind: 'passphrase'; readonly passphrase: string }
+  | { readonly kind: 'none' }
+
+/** Derived from the repository key; each 32 bytes. `data` is absent where only metadata may be read. */
+export interface RepositoryKeys {
+  readonly repository: RepositoryId
+  readonly metadata: Uint8Array
+  readonly data?: Uint8Array
+  readonly config: Uint8Array
+  readonly check: Uint8Array
+}
+
+/** One epoch of one domain. */
+export interface DomainKeys {
+  readonly domain: DomainId
+  readonly epoch: number
+  readonly metadataKey: Uint8Array
+  readonly nodeIdKey: Uint8Array
+  /** Absent where the holder has no right to data. */
+  readonly dataKey?: Uint8Array
+  readonly chunkIdKey?: Uint8Array
+}
+
+export type EnvelopeKind =
+  | 'domain-metadata'
+  | 'domain-data'
+  | 'manifest'
+  | 'index'
+  | 'lease'
+  | 'pin'
+  | 'hold'
+  | 'forgotten'
+  | 'fence'
+  | 'gc'
+  | 'damaged'
