@@ -33,5 +33,6 @@ export const leaseId = (text: string): LeaseId => parseId('lease', text)
 export const packId = (text: string): PackId => parseId('pack', text)
 export const slotId = (text: string): SlotId => parseId('slot', text)
 
-export const hex = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex')
+export const hex = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex')
 export const unhex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'hex'))

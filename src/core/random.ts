@@ -11,7 +11,13 @@ export function seededRandom(seed: string): Random {
   return length => {
     const bytes = new Uint8Array(length)
     for (let at = 0; at < length; at += 32)
-      bytes.set(createHash('sha256').update(`${seed}/${counter++}`).digest().subarray(0, length - at), at)
+      bytes.set(
+        createHash('sha256')
+          .update(`${seed}/${counter++}`)
+          .digest()
+          .subarray(0, length - at),
+        at,
+      )
     return bytes
   }
 }

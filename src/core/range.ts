@@ -23,7 +23,8 @@ export function mergeRanges(ranges: Iterable<Range>, gap = 0): Range[] {
   const merged: { offset: number; length: number }[] = []
   for (const range of sorted) {
     const last = merged.at(-1)
-    if (last && range.offset <= rangeEnd(last) + gap) last.length = Math.max(rangeEnd(last), rangeEnd(range)) - last.offset
+    if (last && range.offset <= rangeEnd(last) + gap)
+      last.length = Math.max(rangeEnd(last), rangeEnd(range)) - last.offset
     else merged.push({ offset: range.offset, length: range.length })
   }
   return merged

@@ -99,7 +99,11 @@ export interface ChunkSource {
    * bytes that the receiver owns. Coalesces refs that lie close together, several GETs in flight. Fails with an integrity
    * error that names object, chunk and reason after one refetch and after looking for `<pack>.<run>` copies.
    */
-  fetch(refs: readonly ChunkRef[], deliver: (ref: ChunkRef, content: Uint8Array) => void, options?: AbortOptions): Promise<void>
+  fetch(
+    refs: readonly ChunkRef[],
+    deliver: (ref: ChunkRef, content: Uint8Array) => void,
+    options?: AbortOptions,
+  ): Promise<void>
 }
 
 /** A committed point, pinned for as long as it is open (READER rules). Dispose removes the pin. */
@@ -138,7 +142,6 @@ export interface DiskRequest {
   readonly size: number
   /** A point of `bases`: chunks not written are taken from its disk of that name. Absent: not written = zeros. */
   readonly base?: PointId
-  readonly reason?: string
   readonly description: Readonly<Record<string, unknown>>
 }
 
@@ -155,7 +158,8 @@ export interface DiskWriter {
   zero(range: Range, options?: AbortOptions): Promise<void>
   /** Whether the base holds exactly these bytes at `offset` (whole chunks): the audit. Counted in bytesAudited. */
   matchesBase(offset: number, data: Uint8Array, options?: AbortOptions): Promise<boolean>
-  finish(stats: { bytesRead: number }, options?: AbortOptions): Promise<DiskStats>
+  /** `reason`: why the disk was read whole, known only after the audit; kept in the manifest. */
+  finish(stats: { bytesRead: number; reason?: string }, options?: AbortOptions): Promise<DiskStats>
 }
 
 export interface CommitDetails {

@@ -1,0 +1,146 @@
+/**
+ * Backup: the capture path as one readable story.
+ *
+ * What it is: `backupVm()` takes one instant of a VM's disks from a hypervisor and makes a recovery point of it.
+ * What it guarantees: nothing is asked of the guest before the repository has answered; the bitmaps move on only after the
+ * point is committed; whatever fails, the views are dropped first (the guest is free), then the point is given up.
+ * What it does not know: QMP, packs, stores, credentials. It works with interfaces only.
+ */
+import type { FullReason } from '../cbt/change-tracker.ts'
+import type { Clock } from '../core/clock.ts'
+import type { PointId } from '../core/ids.ts'
+import { hex } from '../core/ids.ts'
+import type { Random } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { Capture, CapturedDisk, CaptureRequest, Hypervisor, VmDescription } from '../hypervisor/hypervisor.ts'
+import type { Consistency, DiskStats, Manifest, PointKind, PointWriter, Repository } from '../repository/repository.ts'
+import { type ChangedSince, copyDisk, type DiskProgress } from './copy-disk.ts'
+
+export interface BackupRequest extends AbortOptions {
+  readonly vm: string
+  readonly hypervisor: Hypervisor
+  readonly repository: Repository
+  readonly clock: Clock
+  /** Chooses the point's id and the audited chunks. */
+  readonly random: Random
+  readonly kind: 'incremental' | 'full' | { readonly differentialTo: PointId; readonly changedSince: ChangedSince }
+  readonly disks?: readonly string[]
+  readonly fleecingDir: string
+  readonly progress?: (progress: DiskProgress) => void
+  /** Something that a person must hear of although the backup goes on: a lying bitmap, for one. */
+  readonly alarm?: (message: string) => void
+}
+
+export interface DiskResult extends DiskStats {
+  readonly name: string
+  readonly size: number
+  readonly reason?: FullReason
+}
+
+export interface BackupResult {
+  readonly point: PointId
+  readonly vm: string
+  readonly kind: PointKind
+  readonly base?: PointId
+  readonly consistency: Consistency
+  readonly seconds: number
+  readonly disks: readonly DiskResult[]
+  readonly omitted: Capture['omitted']
+}
+
+/** A bitmap names its base, and at most two are kept; older points cannot be the base of one. A few more are offered so that a forgotten newest point does not cost a full read. */
+const BASES_OFFERED = 4
+
+export async function backupVm(request: BackupRequest): Promise<BackupResult> {
+  const { repository, hypervisor, clock, vm } = request
+  const startedMs = clock.monotonicMs()
+  const point = hex(request.random(8)) as PointId
+
+  await using writer = await repository.beginPoint({
+    vm,
+    point,
+    takenAt: clock.now(),
+    kind: 'backup',
+    bases: await offeredBases(request),
+    signal: request.signal,
+  })
+  await using capture = await hypervisor.capture(captureRequest(request, point, writer))
+  const watch = watched(capture, request.signal)
+
+  const disks: DiskResult[] = []
+  for (const disk of capture.disks) disks.push(await backupDisk(request, writer, disk, watch))
+
+  watch.throwIfAborted()
+  const kind = kindOf(request, capture, writer)
+  await writer.commit(
+    { kind, consistency: capture.consistency, ...described(capture.vm), omitted: capture.omitted },
+    { signal: request.signal },
+  )
+  // From here on the point exists, so Ctrl-C must no longer merge the bitmaps back: no signal is passed.
+  await capture.committed()
+
+  const base = kind === 'full' ? undefined : baseOf(request, capture)
+  const seconds = (clock.monotonicMs() - startedMs) / 1000
+  return { point, vm, kind, base, consistency: capture.consistency, seconds, disks, omitted: capture.omitted }
+}
+
+async function offeredBases({ repository, vm, kind, signal }: BackupRequest): Promise<PointId[]> {
+  const points = await repository.points({ vm, signal })
+  const bases = points
+    .slice(-BASES_OFFERED)
+    .reverse()
+    .map(point => point.id)
+  if (typeof kind === 'object' && !bases.includes(kind.differentialTo)) bases.push(kind.differentialTo)
+  return bases
+}
+
+function captureRequest(request: BackupRequest, point: PointId, writer: PointWriter): CaptureRequest {
+  return {
+    repository: request.repository.id,
+    point,
+    bases: [...writer.bases].map(([id, { disks }]) => ({ id, disks })),
+    kind: request.kind === 'full' ? 'full' : 'incremental',
+    disks: request.disks,
+    fleecingDir: request.fleecingDir,
+    signal: request.signal,
+  }
+}
+
+/** A signal that falls when the frozen view breaks, so that a read never waits for a guest that is gone. */
+function watched(capture: Capture, signal: AbortSignal | undefined): AbortSignal {
+  const broken = new AbortController()
+  capture.broken.catch(error => broken.abort(error))
+  return signal ? AbortSignal.any([signal, broken.signal]) : broken.signal
+}
+
+async function backupDisk(
+  request: BackupRequest,
+  writer: PointWriter,
+  disk: CapturedDisk,
+  signal: AbortSignal,
+): Promise<DiskResult> {
+  const { description } = disk
+  try {
+    const { stats, reason } = await copyDisk({ ...request, writer, disk, signal })
+    return { name: description.name, size: description.size, ...stats, ...(reason && { reason }) }
+  } catch (error) {
+    // The read that failed because the view broke says "EINVAL"; the reason of the break says why.
+    throw signal.aborted ? signal.reason : error
+  }
+}
+
+function kindOf({ kind }: BackupRequest, { disks }: Capture, { bases }: PointWriter): PointKind {
+  const incremental = disks.some(disk => disk.changes.kind === 'incremental' && disk.base && bases.has(disk.base))
+  if (kind === 'full' || !incremental) return 'full'
+  return kind === 'incremental' ? 'incremental' : 'differential'
+}
+
+const baseOf = ({ kind }: BackupRequest, { disks }: Capture): PointId | undefined =>
+  typeof kind === 'object' ? kind.differentialTo : disks.find(disk => disk.changes.kind === 'incremental')?.base
+
+function described(vm: VmDescription): { description: Manifest['description']; firmwareVariables?: Uint8Array } {
+  const { firmware, ...rest } = vm
+  if (!firmware) return { description: { ...rest } }
+  const { variables, ...clear } = firmware
+  return { description: { ...rest, firmware: clear }, firmwareVariables: variables }
+}
