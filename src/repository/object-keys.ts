@@ -1,0 +1,148 @@
+/**
+ * The names of all objects of a repository (docs/repository-format.md, section 0): encode and parse. A parser gives
+ * undefined for a key that is not of its kind: a listing may hold strangers, which are nobody's objects.
+ */
+import { LifeboatError } from '../core/errors.ts'
+import {
+  type DomainId,
+  domainId,
+  type LeaseId,
+  leaseId,
+  type PackId,
+  type PointId,
+  packId,
+  pointId,
+  type SlotId,
+} from '../core/ids.ts'
+import type { PackKind } from './pack-codec.ts'
+
+export const configKey = 'config'
+export const keysPrefix = 'keys/'
+export const pointsPrefix = 'points/'
+export const forgottenPrefix = 'forgotten/'
+export const fencesPrefix = 'fences/'
+export const leasesPrefix = 'leases/'
+export const pinsPrefix = 'pins/'
+export const holdsPrefix = 'holds/'
+export const gcPrefix = 'gc/'
+export const indexPrefix = 'index/'
+export const damagedPrefix = 'damaged/'
+
+export const slotKey = (slot: SlotId): string => `keys/${slot}`
+export const domainKeysKey = (domain: DomainId, epoch: number): string => `keys/${domain}/${epoch}`
+export const indexKey = (lease: LeaseId): string => `index/${lease}`
+export const leaseKey = (lease: LeaseId): string => `leases/${lease}`
+export const pinKey = (id: string): string => `pins/${id}`
+export const holdKey = (id: string): string => `holds/${id}`
+export const forgottenKey = (point: PointId): string => `forgotten/${point}`
+export const leaseFencesPrefix = (lease: LeaseId): string => `fences/${lease}/`
+/** `by` is a GC run's id or 'self', the owner giving up. */
+export const fenceKey = (lease: LeaseId, by: string): string => `fences/${lease}/${by}`
+export const gcKey = (run: string): string => `gc/${run}`
+export const damagedKey = (pack: PackId): string => `damaged/${pack}`
+
+/** A VM's name as one part of a key: bytes outside [A-Za-z0-9_-] become %XX. Throws 'usage' for what cannot be a name. */
+export function encodeVmName(vm: string): string {
+  if (vm.length === 0 || !vm.isWellFormed())
+    throw new LifeboatError('usage', 'a VM needs a name of valid Unicode text', { hint: 'Give the VM a name.' })
+  let encoded = ''
+  for (const byte of new TextEncoder().encode(vm)) {
+    const char = String.fromCharCode(byte)
+    encoded += /[A-Za-z0-9_-]/.test(char) ? char : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`
+  }
+  if (encoded.length > 255)
+    throw new LifeboatError('usage', `the VM name '${vm.slice(0, 40)}...' is too long`, {
+      hint: 'Encoded as %XX it may have at most 255 characters: choose a shorter name.',
+    })
+  return encoded
+}
+
+/** Undefined unless `encoded` is exactly what encodeVmName gives: two spellings of one VM would be two VMs. */
+export function decodeVmName(encoded: string): string | undefined {
+  if (encoded.length > 255 || !/^(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+$/.test(encoded)) return undefined
+  try {
+    const vm = decodeURIComponent(encoded)
+    return encodeVmName(vm) === encoded ? vm : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** `YYYYMMDDTHHMMSSZ`; fractions of a second are cut off. */
+export const keyTime = (time: Date): string => `${time.toISOString().slice(0, 19).replace(/[-:]/g, '')}Z`
+
+function parseKeyTime(text: string): Date | undefined {
+  const match = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(text)
+  if (!match) return undefined
+  const [, year, month, day, hour, minute, second] = match
+  const time = new Date(`${year}-${month}-${day}T${hour}:${minute}:${second}Z`)
+  return !Number.isNaN(time.getTime()) && keyTime(time) === text ? time : undefined
+}
+
+export const vmPointsPrefix = (vm: string): string => `points/${encodeVmName(vm)}/`
+export const pointKey = (vm: string, takenAt: Date, point: PointId): string =>
+  `${vmPointsPrefix(vm)}${keyTime(takenAt)}-${point}`
+
+export interface PointKeyParts {
+  readonly vm: string
+  /** Whole seconds; the manifest has the fraction. */
+  readonly takenAt: Date
+  readonly point: PointId
+}
+
+export function parsePointKey(key: string): PointKeyParts | undefined {
+  const match = /^points\/([^/]+)\/([0-9TZ]{16})-([0-9a-f]{16})$/.exec(key)
+  if (!match) return undefined
+  const [, name = '', time = '', point = ''] = match
+  const vm = decodeVmName(name)
+  const takenAt = parseKeyTime(time)
+  return vm === undefined || takenAt === undefined ? undefined : { vm, takenAt, point: pointId(point) }
+}
+
+const packFolder = { data: 'packs', meta: 'meta' } as const
+
+/** `run` names a rewritten object of the pack: `<pack>.<run>`. */
+export function packKey(kind: PackKind, domain: DomainId, pack: PackId, run?: string): string {
+  const name = run === undefined ? pack : `${pack}.${run}`
+  return `${packFolder[kind]}/${domain}/${pack.slice(2, 4)}/${name}`
+}
+
+/** What a reader lists when `packKey` itself is absent. */
+export const rewrittenPrefix = (kind: PackKind, domain: DomainId, pack: PackId): string =>
+  `${packKey(kind, domain, pack)}.`
+
+export interface PackKeyParts {
+  readonly kind: PackKind
+  readonly domain: DomainId
+  readonly pack: PackId
+  readonly run?: string
+}
+
+export function parsePackKey(key: string): PackKeyParts | undefined {
+  const match = /^(packs|meta)\/([0-9a-f]{16})\/([0-9a-f]{2})\/([0-9a-f]{32})(?:\.([0-9a-f]{16}))?$/.exec(key)
+  if (!match) return undefined
+  const [, folder, domain = '', shard, pack = '', run] = match
+  if (pack.slice(2, 4) !== shard) return undefined
+  const kind = folder === packFolder.data ? 'data' : 'meta'
+  return { kind, domain: domainId(domain), pack: packId(pack), ...(run === undefined ? {} : { run }) }
+}
+
+export function parseLeaseKey(key: string): LeaseId | undefined {
+  const match = /^leases\/([0-9a-f]{16})$/.exec(key)
+  return match?.[1] === undefined ? undefined : leaseId(match[1])
+}
+
+export function parseIndexKey(key: string): LeaseId | undefined {
+  const match = /^index\/([0-9a-f]{16})$/.exec(key)
+  return match?.[1] === undefined ? undefined : leaseId(match[1])
+}
+
+export function parseForgottenKey(key: string): PointId | undefined {
+  const match = /^forgotten\/([0-9a-f]{16})$/.exec(key)
+  return match?.[1] === undefined ? undefined : pointId(match[1])
+}
+
+export function parseFenceKey(key: string): { readonly lease: LeaseId; readonly by: string } | undefined {
+  const match = /^fences\/([0-9a-f]{16})\/([0-9a-f]{16}|self)$/.exec(key)
+  return match?.[1] === undefined || match[2] === undefined ? undefined : { lease: leaseId(match[1]), by: match[2] }
+}
