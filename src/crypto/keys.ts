@@ -10,7 +10,7 @@ import type { DomainId, RepositoryId } from '../core/ids.ts'
 
 /** How a person proves that they may open the repository. */
 export type Credential =
-  | { readonly kind: 'file'; /** 32 bytes. */ readonly secret: Uint8Array }
+  | { readonly kind: 'file' /** 32 bytes. */; readonly secret: Uint8Array }
   | { readonly kind: 'passphrase'; readonly passphrase: string }
   | { readonly kind: 'none' }
 

@@ -35,9 +35,11 @@ export interface OpenRecord {
   readonly id: Uint8Array
   readonly key: Uint8Array
   readonly aadPrefix: Uint8Array
-  /** Receives the content; its length is the only acceptable one. For nodes, whose length is not known before, see `openNode`. */
+  /** Receives the content; its length is the only acceptable one. For nodes, whose length is not known before, see `openNodes`. */
   readonly target: Uint8Array
 }
+
+export type OpenNode = Omit<OpenRecord, 'target'>
 
 export interface Pipeline {
   /** source.length is a multiple of chunkSize. */
@@ -47,8 +49,16 @@ export interface Pipeline {
    * plaintexts each followed by 16 free bytes. A chunk that does not shrink is stored with codec 0, so `target` needs
    * indexes.length x (chunkSize + 20) bytes. Gives the stored length of each.
    */
-  compressChunks(source: Uint8Array, chunkSize: number, indexes: Uint32Array, target: Uint8Array, targetOffset: number): Promise<Uint32Array>
+  compressChunks(
+    source: Uint8Array,
+    chunkSize: number,
+    indexes: Uint32Array,
+    target: Uint8Array,
+    targetOffset: number,
+  ): Promise<Uint32Array>
   sealChunks(batch: SealBatch): Promise<void>
   /** Throws 'corrupt-object' with `details.position` where a tag, codec or length is wrong; targets are then undefined. */
   openChunks(records: readonly OpenRecord[]): Promise<void>
+  /** The same for contents of unknown length up to `limits.nodeBytesMax`; each result is fresh memory. */
+  openNodes(records: readonly OpenNode[]): Promise<Uint8Array[]>
 }

@@ -1,0 +1,42 @@
+/** Keys from keys (docs/repository-format.md, sections 1 to 4): HKDF-SHA-256 with 32 bytes of output everywhere. */
+import { hkdfSync } from 'node:crypto'
+import { type PackId, type RepositoryId, unhex } from '../core/ids.ts'
+import type { RepositoryKeys } from './keys.ts'
+
+export const hkdf = (key: Uint8Array, salt: Uint8Array, info: string): Uint8Array =>
+  new Uint8Array(hkdfSync('sha256', key, salt, info, 32))
+
+/** The repository key of an unencrypted repository: everybody has it, and the tags still find rot. */
+export const publicRepositoryKey = (): Uint8Array => new Uint8Array(32)
+
+export function repositoryKeys(repositoryKey: Uint8Array, repository: RepositoryId): RepositoryKeys {
+  const salt = unhex(repository)
+  return {
+    repository,
+    metadata: hkdf(repositoryKey, salt, 'lifeboat/1 metadata'),
+    data: hkdf(repositoryKey, salt, 'lifeboat/1 data'),
+    config: hkdf(repositoryKey, salt, 'lifeboat/1 config'),
+    check: hkdf(repositoryKey, salt, 'lifeboat/1 check'),
+  }
+}
+
+export const envelopeKey = (key: Uint8Array, salt: Uint8Array): Uint8Array => hkdf(key, salt, 'lifeboat/1 envelope')
+export const footerKey = (metadataKey: Uint8Array, salt: Uint8Array): Uint8Array =>
+  hkdf(metadataKey, salt, 'lifeboat/1 footer')
+
+/** `key` is the domain's data key for data packs and its metadata key for meta packs. */
+export const slotKey = (key: Uint8Array, pack: PackId): Uint8Array => hkdf(key, unhex(pack), 'lifeboat/1 pack')
+
+/** Slot keys under one key. A derivation costs as much as opening a small record, and neighbours share a pack. */
+export function slotKeys(key: Uint8Array, capacity = 256): (pack: PackId) => Uint8Array {
+  const known = new Map<PackId, Uint8Array>()
+  return pack => {
+    const found = known.get(pack)
+    if (found) return found
+    const derived = slotKey(key, pack)
+    const [oldest] = known.keys()
+    if (known.size >= capacity && oldest !== undefined) known.delete(oldest)
+    known.set(pack, derived)
+    return derived
+  }
+}
