@@ -1,0 +1,108 @@
+/** What a command shows: a table or one JSON document on stdout; messages and bars on stderr. */
+import type { Writable } from 'node:stream'
+import { Presets, SingleBar } from 'cli-progress'
+import { formatBytes } from './units.ts'
+
+export interface OutputOptions {
+  readonly json: boolean
+  readonly quiet: boolean
+  /** JSON lines for progress, with `json`. */
+  readonly progress: boolean
+}
+
+export interface Column {
+  readonly title: string
+  readonly align?: 'right'
+}
+
+/** A bar with an estimate on a terminal, JSON lines where asked for, nothing elsewhere. */
+export interface Progress {
+  update(done: number, total: number, label: string): void
+  stop(): void
+}
+
+export class Output {
+  readonly options: OutputOptions
+  readonly #stdout: Writable
+  readonly #stderr: Writable & { isTTY?: boolean }
+
+  constructor(stdout: Writable, stderr: Writable & { isTTY?: boolean }, options: OutputOptions) {
+    this.#stdout = stdout
+    this.#stderr = stderr
+    this.options = options
+  }
+
+  /** The result of a command: the document with --json, else what `people` prints. */
+  result(document: unknown, people: () => void): void {
+    if (this.options.json) this.#stdout.write(`${JSON.stringify(document, jsonValue)}\n`)
+    else people()
+  }
+
+  line(text = ''): void {
+    this.#stdout.write(`${text}\n`)
+  }
+
+  table(columns: readonly Column[], rows: readonly (readonly string[])[]): void {
+    const widths = columns.map(({ title }, at) => Math.max(title.length, ...rows.map(row => (row[at] ?? '').length)))
+    const print = (cells: readonly string[]) =>
+      this.line(
+        cells
+          .map((cell, at) =>
+            columns[at]?.align === 'right' ? cell.padStart(widths[at] ?? 0) : cell.padEnd(widths[at] ?? 0),
+          )
+          .join('  ')
+          .trimEnd(),
+      )
+    print(columns.map(({ title }) => title))
+    for (const row of rows) print(row)
+  }
+
+  /** Something that a person should know although the command goes on. */
+  message(text: string): void {
+    if (!this.options.quiet) this.#stderr.write(`${text}\n`)
+  }
+
+  /** Shown even with --quiet. */
+  warning(text: string): void {
+    this.#stderr.write(`warning: ${text}\n`)
+  }
+
+  error(text: string): void {
+    this.#stderr.write(`${text}\n`)
+  }
+
+  progress(): Progress {
+    if (this.options.json && this.options.progress)
+      return {
+        update: (done, total, label) => this.line(JSON.stringify({ progress: { done, total, label } })),
+        stop: () => {},
+      }
+    if (this.options.json || this.options.quiet || !this.#stderr.isTTY) return { update: () => {}, stop: () => {} }
+    const bar = new SingleBar(
+      {
+        format: '{label} {bar} {percentage}% | {done} of {all} | {eta_formatted} left',
+        stream: this.#stderr,
+        hideCursor: true,
+        clearOnComplete: true,
+        etaBuffer: 50,
+      },
+      Presets.shades_classic,
+    )
+    let started = false
+    return {
+      update: (done, total, label) => {
+        const shown = { label, done: formatBytes(done), all: formatBytes(total) }
+        if (!started) bar.start(total, done, shown)
+        else {
+          bar.setTotal(total)
+          bar.update(done, shown)
+        }
+        started = true
+      },
+      stop: () => started && bar.stop(),
+    }
+  }
+}
+
+/** Dates become ISO text by themselves; absent members stay absent; bytes never belong into a document. */
+const jsonValue = (_key: string, value: unknown): unknown => (value instanceof Uint8Array ? undefined : value)
