@@ -4,6 +4,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { hex, type PackId, packId, unhex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import { ByteCursor, pushVarint } from './byte-cursor.ts'
+import { recordOverhead } from './pack-codec.ts'
 import type { ChunkRef } from './repository.ts'
 import { type TreeGeometry, usedAt, widthAt } from './tree-geometry.ts'
 
@@ -11,8 +12,6 @@ const VERSION = 1
 const HEADER_BYTES = 12
 const ID_BYTES = 32
 const PACK_ID_BYTES = 16
-/** codec and length before the content, tag after it. */
-export const RECORD_OVERHEAD = 20
 
 /** One parsed node or top list. Entries live in flat columns; a reference is made when it is asked for, once. */
 export class TreeNode {
@@ -141,7 +140,7 @@ export function parseNode(bytes: Uint8Array, tree: TreeGeometry, level: number, 
   const packs: PackId[] = []
   for (let p = 0; p < packCount; p++) packs.push(packId(hex(cursor.take(PACK_ID_BYTES))))
   const ids = cursor.take(present * ID_BYTES)
-  const lengthMax = (level === 0 ? tree.chunkSize : limits.nodeBytesMax) + RECORD_OVERHEAD
+  const lengthMax = (level === 0 ? tree.chunkSize : limits.nodeBytesMax) + recordOverhead
   const columns = { ranks, packs, ...parseRuns(cursor, present, packCount, lengthMax) }
   return new TreeNode(level, width, bitmap, ids, columns)
 }
@@ -179,7 +178,7 @@ function parseRuns(cursor: ByteCursor, present: number, packCount: number, lengt
     if (firstSlot + count > limits.packSlotsMax) throw cursor.absurd('names a slot that no pack has')
     for (let n = 0; n < count; n++, entry++) {
       const stored = cursor.varint()
-      if (stored <= RECORD_OVERHEAD || stored > lengthMax) throw cursor.absurd('has a record of an impossible length')
+      if (stored <= recordOverhead || stored > lengthMax) throw cursor.absurd('has a record of an impossible length')
       if (at + stored > limits.packObjectMax) throw cursor.absurd('points past the end of any pack')
       pack[entry] = packIndex
       slot[entry] = firstSlot + n
