@@ -329,9 +329,13 @@ function parseNode(bytes, level, width, key) {
   at = 12
   const bitmapLength = Math.ceil(width / 8)
   need(bitmapLength + packCount * 16 + present * 32)
-  const bitmap = bytes.subarray(at, (at += bitmapLength))
-  const packs = Array.from({ length: packCount }, () => bytes.subarray(at, (at += 16)))
-  const ids = bytes.subarray(at, (at += present * 32))
+  const take = length => {
+    at += length
+    return bytes.subarray(at - length, at)
+  }
+  const bitmap = take(bitmapLength)
+  const packs = Array.from({ length: packCount }, () => take(16))
+  const ids = take(present * 32)
   const varint = () => {
     let value = 0
     for (let shift = 0; shift < 8; shift++) {
