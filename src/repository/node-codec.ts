@@ -1,8 +1,9 @@
 /** Tree nodes and the manifest's top list as bytes (docs/repository-format.md, section 5). Pure: no store, no keys held. */
-import { createHash, createHmac } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { LifeboatError } from '../core/errors.ts'
 import { hex, type PackId, packId, unhex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
+import type { NodeContent } from '../crypto/ids.ts'
 import { ByteCursor, pushVarint } from './byte-cursor.ts'
 import { recordOverhead } from './pack-codec.ts'
 import type { ChunkRef } from './repository.ts'
@@ -14,9 +15,10 @@ const ID_BYTES = 32
 const PACK_ID_BYTES = 16
 
 /** One parsed node or top list. Entries live in flat columns; a reference is made when it is asked for, once. */
-export class TreeNode {
+export class TreeNode implements NodeContent {
   readonly level: number
   readonly width: number
+  readonly chunkSize: number
   readonly bitmap: Uint8Array
   /** 32 bytes for each present entry, in order. */
   readonly ids: Uint8Array
@@ -25,14 +27,15 @@ export class TreeNode {
   readonly #columns: Columns
   readonly #refs: (ChunkRef | undefined)[]
 
-  constructor(level: number, width: number, bitmap: Uint8Array, ids: Uint8Array, columns: Columns) {
-    this.level = level
-    this.width = width
-    this.bitmap = bitmap
-    this.ids = ids
+  constructor(content: NodeContent, columns: Columns) {
+    this.level = content.level
+    this.width = content.width
+    this.chunkSize = content.chunkSize
+    this.bitmap = content.bitmap
+    this.ids = content.ids
     this.#columns = columns
     this.#refs = []
-    this.memoryBytes = 512 + width * 2 + ids.length * 2 + (ids.length / ID_BYTES) * 300
+    this.memoryBytes = 512 + this.width * 2 + this.ids.length + (this.ids.length / ID_BYTES) * 200
   }
 
   get present(): number {
@@ -142,7 +145,7 @@ export function parseNode(bytes: Uint8Array, tree: TreeGeometry, level: number, 
   const ids = cursor.take(present * ID_BYTES)
   const lengthMax = (level === 0 ? tree.chunkSize : limits.nodeBytesMax) + recordOverhead
   const columns = { ranks, packs, ...parseRuns(cursor, present, packCount, lengthMax) }
-  return new TreeNode(level, width, bitmap, ids, columns)
+  return new TreeNode({ level, width, chunkSize: tree.chunkSize, bitmap, ids }, columns)
 }
 
 function parseBitmap(
@@ -191,24 +194,6 @@ function parseRuns(cursor: ByteCursor, present: number, packCount: number, lengt
   return { pack, slot, offset, length }
 }
 
-/** What a node's content id is made from: never places, so that healed or compacted trees compare equal. */
-export interface NodeContent {
-  readonly level: number
-  readonly width: number
-  readonly bitmap: Uint8Array
-  readonly ids: Uint8Array
-}
-
-export function nodeId(nodeIdKey: Uint8Array, node: NodeContent, chunkSize: number): Uint8Array {
-  const head = new Uint8Array(9)
-  const view = new DataView(head.buffer)
-  view.setUint8(0, node.level)
-  view.setUint32(1, node.width)
-  view.setUint32(5, chunkSize)
-  const mac = createHmac('sha256', nodeIdKey).update('lifeboat/1 node').update(head)
-  return new Uint8Array(mac.update(node.bitmap).update(node.ids).digest())
-}
-
 /** The salted unkeyed root over the top list, for proofs to people without keys. `level` is T. */
 export function topRoot(salt: Uint8Array, tree: TreeGeometry, top: NodeContent): Uint8Array {
   const head = new Uint8Array(13)
@@ -220,8 +205,8 @@ export function topRoot(salt: Uint8Array, tree: TreeGeometry, top: NodeContent):
   return new Uint8Array(hash.update(top.bitmap).update(top.ids).digest())
 }
 
-/** Bitmap and ids of entries that are about to be encoded, for `nodeId` and `topRoot`. */
-export function contentOf(level: number, entries: readonly (ChunkRef | undefined)[]): NodeContent {
+/** What an id is made from, of entries that are about to be encoded: for crypto's `nodeId` and for `topRoot`. */
+export function contentOf(level: number, chunkSize: number, entries: readonly (ChunkRef | undefined)[]): NodeContent {
   const bitmap = new Uint8Array(Math.ceil(entries.length / 8))
   const ids = new Uint8Array(entries.reduce((bytes, entry) => (entry ? bytes + ID_BYTES : bytes), 0))
   let at = 0
@@ -233,5 +218,5 @@ export function contentOf(level: number, entries: readonly (ChunkRef | undefined
     ids.set(entry.id, at)
     at += ID_BYTES
   }
-  return { level, width: entries.length, bitmap, ids }
+  return { level, width: entries.length, chunkSize, bitmap, ids }
 }

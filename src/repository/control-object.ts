@@ -1,0 +1,79 @@
+/**
+ * Small sealed JSON documents: leases, pins, marks, records of GC runs (docs/repository-format.md, section 8). Each is
+ * sealed for its full key, so that none can be forged or change places.
+ */
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import type { Random } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { openEnvelope, sealEnvelope } from '../crypto/envelope.ts'
+import type { EnvelopeKind, RepositoryKeys } from '../crypto/keys.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+import { JsonFields, type JsonObject, parseJsonObject } from './json-fields.ts'
+
+export type ControlKind = Extract<EnvelopeKind, 'lease' | 'pin' | 'hold' | 'forgotten' | 'fence' | 'gc' | 'damaged'>
+
+const FOLDERS: Readonly<Record<ControlKind, string>> = {
+  lease: 'leases/',
+  pin: 'pins/',
+  hold: 'holds/',
+  forgotten: 'forgotten/',
+  fence: 'fences/',
+  gc: 'gc/',
+  damaged: 'damaged/',
+}
+
+export interface ControlObjects {
+  put(kind: ControlKind, key: string, document: JsonObject, options?: AbortOptions): Promise<void>
+  /** Undefined where it is absent; 'corrupt-object' where it does not authenticate. */
+  get(kind: ControlKind, key: string, options?: AbortOptions): Promise<JsonFields | undefined>
+  /** Keys only, those of `prefix` or of the whole kind: whether an object exists often says enough. */
+  list(kind: ControlKind, options?: { prefix?: string } & AbortOptions): AsyncIterable<string>
+  delete(keys: readonly string[], options?: AbortOptions): Promise<void>
+}
+
+export function controlObjects(store: ObjectStore, keys: RepositoryKeys, random: Random): ControlObjects {
+  const placeOf = (kind: ControlKind, objectKey: string) => {
+    if (!objectKey.startsWith(FOLDERS[kind]))
+      throw new LifeboatError('internal', `${objectKey} is no place for a ${kind}`)
+    return { repository: keys.repository, kind, objectKey }
+  }
+  return {
+    async put(kind, key, document, options) {
+      const plaintext = new TextEncoder().encode(JSON.stringify(document))
+      await store.put(key, [sealEnvelope(placeOf(kind, key), keys.metadata, plaintext, random)], options)
+    },
+
+    async get(kind, key, options) {
+      const place = placeOf(kind, key)
+      const bytes = await getBounded(store, key, limits.controlObjectMax, options)
+      if (!bytes) return undefined
+      return new JsonFields(parseJsonObject(openEnvelope(place, keys.metadata, bytes), key), key)
+    },
+
+    async *list(kind, { prefix = FOLDERS[kind], signal } = {}) {
+      for await (const { key } of store.list(prefix, { signal })) yield key
+    },
+
+    delete: (keys, options) => store.delete(keys, options),
+  }
+}
+
+/** The object if it has at most `max` bytes, undefined if it is absent. Asks for one byte more than `max`, never for all. */
+export async function getBounded(
+  store: ObjectStore,
+  key: string,
+  max: number,
+  options?: AbortOptions,
+): Promise<Uint8Array | undefined> {
+  let bytes: Uint8Array
+  try {
+    bytes = await store.get(key, { offset: 0, length: max + 1 }, options)
+  } catch (error) {
+    if (isLifeboatError(error, 'store-not-found')) return undefined
+    throw error
+  }
+  if (bytes.length > max)
+    throw new LifeboatError('absurd-object', `${key} has more than ${max} bytes`, { details: { object: key } })
+  return bytes
+}
