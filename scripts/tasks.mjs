@@ -1,0 +1,91 @@
+/**
+ * What `npm run TASK` needs and runs. Plain JavaScript without dependencies: Debian 12's Node 18 reads it before anything
+ * is installed.
+ */
+
+/** Each group of Debian packages with the reason that is shown to the person who is asked to have them installed. */
+export const PACKAGE_GROUPS = {
+  addon: {
+    why: 'to compile the native addon',
+    packages: { 'g++': '/usr/bin/g++', 'libzstd-dev': '/usr/include/zstd.h' },
+  },
+  guest: {
+    why: 'to build and run the small virtual machine',
+    packages: {
+      'qemu-system-x86': '/usr/bin/qemu-system-x86_64',
+      'qemu-utils': '/usr/bin/qemu-img',
+      'busybox-static': '/bin/busybox',
+      cpio: '/usr/bin/cpio',
+      kmod: '/sbin/modprobe',
+      zstd: '/usr/bin/zstd',
+      gdisk: '/sbin/sgdisk',
+      e2fsprogs: '/sbin/mkfs.ext4',
+      'grub-common': '/usr/bin/grub-mkimage',
+      'grub-pc-bin': '/usr/lib/grub/i386-pc/boot.img',
+    },
+  },
+  peers: {
+    why: 'to test against other NBD programs',
+    packages: { nbdkit: '/usr/sbin/nbdkit', 'libnbd-bin': '/usr/bin/nbdinfo', fio: '/usr/bin/fio' },
+  },
+  uefi: {
+    why: 'to boot a guest with UEFI firmware',
+    packages: {
+      ovmf: '/usr/share/OVMF/OVMF_CODE_4M.fd',
+      mtools: '/usr/bin/mformat',
+      'grub-efi-amd64-bin': '/usr/lib/grub/x86_64-efi/modinfo.sh',
+    },
+  },
+  debian: {
+    why: 'to build the Debian guest',
+    packages: { mmdebstrap: '/usr/bin/mmdebstrap' },
+  },
+  rivals: {
+    why: 'to compare figures with another backup program',
+    packages: { restic: '/usr/bin/restic' },
+  },
+}
+
+/** @type {Record<string, { says: string, groups: string[], addon: boolean, run: string[] }>} */
+export const TASKS = {
+  demo: {
+    says: 'back up a running VM and boot it from the backup',
+    groups: ['addon', 'guest'],
+    addon: true,
+    run: ['scripts/demo.ts'],
+  },
+  test: {
+    says: 'run the tests',
+    groups: ['addon', 'guest', 'peers'],
+    addon: true,
+    run: ['scripts/test.ts', 'ordinary'],
+  },
+  'test:full': {
+    says: 'run the slow tests',
+    groups: ['addon', 'guest', 'peers', 'uefi', 'debian'],
+    addon: true,
+    run: ['scripts/test.ts', 'full'],
+  },
+  soak: {
+    says: 'run the tests that take hours',
+    groups: ['addon', 'guest', 'peers'],
+    addon: true,
+    run: ['scripts/test.ts', 'soak'],
+  },
+  bench: { says: 'measure', groups: ['addon', 'guest', 'peers', 'rivals'], addon: true, run: ['bench/run.ts'] },
+  build: { says: 'compile to dist/', groups: ['addon'], addon: true, run: ['scripts/build.ts'] },
+  lint: { says: 'check format and style', groups: [], addon: false, run: ['scripts/check.ts', 'lint'] },
+  check: {
+    says: 'check types, style, imports and unused code',
+    groups: [],
+    addon: false,
+    run: ['scripts/check.ts', 'all'],
+  },
+}
+
+/** Some arguments need more than the task itself. */
+export function groupsFor(task, args) {
+  const groups = [...TASKS[task].groups]
+  if (task === 'demo' && args.includes('--debian')) groups.push('debian')
+  return groups
+}
