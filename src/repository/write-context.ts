@@ -1,0 +1,22 @@
+/** What every part of the write side works with. All of it comes in from outside, so that a test can repeat a whole backup. */
+import type { Clock } from '../core/clock.ts'
+import type { Random } from '../core/random.ts'
+import type { DomainKeys, RepositoryKeys } from '../crypto/keys.ts'
+import type { Pipeline } from '../native/pipeline.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+
+export interface WriteContext {
+  readonly store: ObjectStore
+  readonly pipeline: Pipeline
+  readonly clock: Clock
+  /** Drawn from in an order that no timing of the store changes. */
+  readonly random: Random
+  readonly keys: RepositoryKeys
+  /** The epoch that is written. */
+  readonly domain: DomainKeys
+  readonly chunkSize: number
+  /** Named in leases and manifests, for people. */
+  readonly host: string
+  readonly leaseRefreshMs: number
+  readonly leaseExpiryMs: number
+}
