@@ -1,0 +1,150 @@
+import { mkdir } from 'node:fs/promises'
+import path from 'node:path'
+import type { Command } from 'commander'
+import { type BackupResult, backupVm } from '../backup/backup-vm.ts'
+import { LifeboatError } from '../core/errors.ts'
+import type { PointId } from '../core/ids.ts'
+import type { Hypervisor } from '../hypervisor/hypervisor.ts'
+import type { Repository } from '../repository/repository.ts'
+import { changedSince } from './changed-since.ts'
+import type { Invocation } from './invocation.ts'
+import { resolvePoint } from './resolve-point.ts'
+import { formatBytes, formatSeconds } from './units.ts'
+import { verb } from './verb.ts'
+
+interface Flags {
+  readonly qmp?: string
+  readonly guestAgent?: string
+  readonly image?: readonly string[]
+  readonly full?: boolean
+  readonly differential?: string
+  readonly disk?: readonly string[]
+  readonly fleecingDir?: string
+}
+
+export const backupCommand = verb<Flags>({
+  syntax: 'backup <vm>',
+  description:
+    'Capture a running QEMU guest (--qmp), or the images of a stopped VM (--image), as a new recovery point.',
+  examples: [
+    '--repo /srv/backup backup web1 --qmp /run/vm/web1.qmp --guest-agent /run/vm/web1.ga',
+    '--repo /srv/backup backup web1 --image vda=/var/lib/vm/web1.qcow2,format=qcow2',
+  ],
+  options: (command: Command) =>
+    command
+      .option('--qmp <socket>', "the guest's QMP socket")
+      .option('--guest-agent <socket>', "the guest agent's socket: the guest's filesystems are frozen for the instant")
+      .option('--image <name=path>', 'NAME=PATH[,format=raw|qcow2], once for each disk', collect)
+      .option('--disk <name>', 'only this disk, once for each', collect)
+      .option('--full', 'read everything (what is known is still not stored again)')
+      .option('--differential <point>', 'changes since this point')
+      .option(
+        '--fleecing-dir <dir>',
+        'where old contents wait during the backup, with room for what the guest overwrites',
+      )
+      .option('--limit-rate <rate>', 'bytes a second to the repository, for example 50MiB'),
+  async run(invocation, words, flags) {
+    const { output, surroundings, signal } = invocation
+    const vm = words[0] ?? ''
+    if (flags.full && flags.differential)
+      throw new LifeboatError('usage', '--full and --differential exclude each other')
+    await using opened = await invocation.openRepository()
+    await using hypervisor = await hypervisorOf(invocation, vm, flags)
+    const bar = output.progress()
+    try {
+      const result = await backupVm({
+        vm,
+        hypervisor,
+        repository: opened.repository,
+        clock: surroundings.clock,
+        random: surroundings.random,
+        kind: await kindOf(opened.repository, vm, flags, signal),
+        disks: flags.disk,
+        fleecingDir: await fleecingDir(invocation, flags),
+        progress: ({ disk, bytesDone, bytesTotal }) => bar.update(bytesDone, bytesTotal, disk),
+        alarm: message => output.warning(message),
+        signal,
+      })
+      bar.stop()
+      output.result({ ...result, requests: opened.meter.figures() }, () => printResult(invocation, result))
+    } finally {
+      bar.stop()
+    }
+    return undefined
+  },
+})
+
+const collect = (value: string, before: readonly string[] = []): string[] => [...before, value]
+
+async function hypervisorOf(invocation: Invocation, vm: string, flags: Flags): Promise<Hypervisor> {
+  if ((flags.qmp === undefined) === (flags.image === undefined))
+    throw new LifeboatError(
+      'usage',
+      'name the source: --qmp SOCKET for a running guest, or --image NAME=PATH for a stopped one',
+    )
+  const { clock, random } = invocation.surroundings
+  const log = (message: string) => invocation.output.message(message)
+  if (flags.qmp !== undefined) {
+    const { qemuHypervisor } = await import('../hypervisor/qemu/qemu-hypervisor.ts')
+    return qemuHypervisor({ qmp: flags.qmp, guestAgent: flags.guestAgent, clock, random, log })
+  }
+  const { imageHypervisor } = await import('../hypervisor/images.ts')
+  const images = (flags.image ?? []).map(parseImage)
+  return imageHypervisor({ vm, images, stateDir: path.join(invocation.stateDir, 'scan'), clock, random, log })
+}
+
+/** NAME=PATH[,format=raw|qcow2]; a comma in the path is written twice, as QEMU does. */
+export function parseImage(text: string): { name: string; path: string; format: 'raw' | 'qcow2' } {
+  const [first = '', ...options] = text.replaceAll(',,', '\0').split(',')
+  const at = first.indexOf('=')
+  const name = first.slice(0, Math.max(0, at))
+  const file = first.slice(at + 1).replaceAll('\0', ',')
+  let format: string = file.endsWith('.qcow2') ? 'qcow2' : 'raw'
+  for (const option of options) {
+    const [key, value = ''] = option.split('=', 2)
+    if (key !== 'format') throw new LifeboatError('usage', `--image ${text}: '${option}' is not known`)
+    format = value
+  }
+  if (!name || !file || (format !== 'raw' && format !== 'qcow2'))
+    throw new LifeboatError('usage', `--image ${text} is not NAME=PATH[,format=raw|qcow2]`)
+  return { name, path: file, format }
+}
+
+async function kindOf(repository: Repository, vm: string, flags: Flags, signal: AbortSignal) {
+  if (flags.full) return 'full'
+  if (flags.differential === undefined) return 'incremental'
+  const text = flags.differential.includes('@') ? flags.differential : `${vm}@${flags.differential}`
+  const { point } = await resolvePoint(repository, text, { signal })
+  if (point.vm !== vm) throw new LifeboatError('usage', `${flags.differential} is a point of ${point.vm}, not of ${vm}`)
+  const differentialTo: PointId = point.id
+  return { differentialTo, changedSince: changedSince(repository, vm) }
+}
+
+async function fleecingDir(invocation: Invocation, flags: Flags): Promise<string> {
+  const dir = path.resolve(flags.fleecingDir ?? path.join(invocation.stateDir, 'fleecing'))
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  return dir
+}
+
+function printResult({ output }: Invocation, result: BackupResult): void {
+  output.line(
+    `${result.vm}@${result.point}: ${result.kind}, ${result.consistency}-consistent, ${formatSeconds(result.seconds)}`,
+  )
+  output.table(
+    [
+      { title: 'DISK' },
+      { title: 'SIZE', align: 'right' },
+      { title: 'READ', align: 'right' },
+      { title: 'CHANGED', align: 'right' },
+      { title: 'NEW', align: 'right' },
+      { title: 'STORED', align: 'right' },
+      { title: 'READ WHOLE BECAUSE' },
+    ],
+    result.disks.map(disk => [
+      disk.name,
+      ...[disk.size, disk.bytesRead, disk.bytesChanged, disk.bytesNew, disk.bytesStored].map(formatBytes),
+      disk.reason ?? '',
+    ]),
+  )
+  for (const { name, reason } of result.omitted) output.message(`left out: ${name} (${reason})`)
+}

@@ -1,0 +1,161 @@
+/** One call of the command line: what it was given, and what its verbs share. */
+import { hostname } from 'node:os'
+import path from 'node:path'
+import type { Writable } from 'node:stream'
+import type { Clock } from '../core/clock.ts'
+import { LifeboatError } from '../core/errors.ts'
+import type { Random } from '../core/random.ts'
+import type { Credential } from '../crypto/keys.ts'
+import type { Repository } from '../repository/repository.ts'
+import type { Meter } from '../storage/metered.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+import { type ConfigFile, readConfigFile } from './config-file.ts'
+import { Output } from './output.ts'
+import { parseBytes, parseDurationMs } from './units.ts'
+
+/** Everything that comes from the process, so that a test can call a verb without one. */
+export interface Surroundings {
+  readonly environment: Readonly<Record<string, string | undefined>>
+  readonly stdout: Writable
+  readonly stderr: Writable & { isTTY?: boolean }
+  readonly clock: Clock
+  readonly random: Random
+  /** Falls on Ctrl-C and SIGTERM. */
+  readonly signal: AbortSignal
+}
+
+export interface GlobalFlags {
+  readonly repo?: string
+  readonly json?: boolean
+  readonly quiet?: boolean
+  readonly progress?: boolean
+  readonly config?: string
+  readonly keyFile?: string
+  readonly leaseExpiry?: string
+  readonly limitRate?: string
+  readonly retryFor?: string
+}
+
+export interface OpenedRepository extends AsyncDisposable {
+  readonly repository: Repository
+  readonly store: ObjectStore
+  /** Requests and bytes that reached the store. */
+  readonly meter: Meter
+}
+
+export class Invocation {
+  readonly surroundings: Surroundings
+  readonly flags: GlobalFlags
+  readonly output: Output
+  readonly #config: ConfigFile
+
+  private constructor(surroundings: Surroundings, flags: GlobalFlags, config: ConfigFile) {
+    this.surroundings = surroundings
+    this.flags = flags
+    this.#config = config
+    const { json = false, quiet = false, progress = false } = flags
+    this.output = new Output(surroundings.stdout, surroundings.stderr, { json, quiet, progress })
+  }
+
+  static async of(surroundings: Surroundings, flags: GlobalFlags): Promise<Invocation> {
+    const file = flags.config ?? surroundings.environment.LIFEBOAT_CONFIG
+    return new Invocation(surroundings, flags, file ? await readConfigFile(file) : {})
+  }
+
+  get signal(): AbortSignal {
+    return this.surroundings.signal
+  }
+
+  get host(): string {
+    return hostname()
+  }
+
+  /** Where sessions, scan states and the like live: LIFEBOAT_STATE_DIR, else below the home folder or /var/lib for root. */
+  get stateDir(): string {
+    return this.#folder('LIFEBOAT_STATE_DIR', 'state-dir', '/var/lib/lifeboat', '.local/state/lifeboat')
+  }
+
+  get cacheDir(): string {
+    return this.#folder('LIFEBOAT_CACHE_DIR', 'cache-dir', '/var/cache/lifeboat', '.cache/lifeboat')
+  }
+
+  get repositoryUrl(): string {
+    const url = this.flags.repo ?? this.surroundings.environment.LIFEBOAT_REPO ?? this.#config.repo
+    if (!url)
+      throw new LifeboatError('usage', 'no repository was named', {
+        hint: 'give --repo URL or set LIFEBOAT_REPO, for example --repo /srv/backup',
+      })
+    return url
+  }
+
+  get keyFile(): string | undefined {
+    return this.flags.keyFile ?? this.surroundings.environment.LIFEBOAT_KEY_FILE ?? this.#config['key-file']
+  }
+
+  get passphrase(): string | undefined {
+    return this.surroundings.environment.LIFEBOAT_PASSPHRASE || undefined
+  }
+
+  /** Undefined where neither a key file nor a passphrase was given: right for an unencrypted repository only. */
+  async credential(): Promise<Credential | undefined> {
+    const { readKeyFile } = await import('./key-files.ts')
+    if (this.keyFile) return { kind: 'file', secret: await readKeyFile(this.keyFile) }
+    return this.passphrase ? { kind: 'passphrase', passphrase: this.passphrase } : undefined
+  }
+
+  /** The store with retries, `--limit-rate` and a meter of what really went over the wire. */
+  async openStore(): Promise<{ store: ObjectStore; meter: Meter }> {
+    const { openStore } = await import('../storage/store-url.ts')
+    const { metered } = await import('../storage/metered.ts')
+    const { retrying } = await import('../storage/retrying.ts')
+    const { throttled } = await import('../storage/throttled.ts')
+    const { clock, random, environment } = this.surroundings
+    const counted = metered(await openStore(this.repositoryUrl, { environment }))
+    const { limitRate, retryFor } = this.flags
+    const limited = limitRate
+      ? throttled(counted.store, { bytesPerSecond: parseBytes(limitRate, '--limit-rate'), clock })
+      : counted.store
+    const retryForMs = retryFor === undefined ? undefined : parseDurationMs(retryFor, '--retry-for')
+    return { store: retrying(limited, { clock, random, retryForMs }), meter: counted.meter }
+  }
+
+  async openRepository(): Promise<OpenedRepository> {
+    const { openRepository } = await import('../repository/open.ts')
+    const { loadPipeline } = await import('../native/native.ts')
+    const { clock, random } = this.surroundings
+    const { leaseExpiry } = this.flags
+    const { store, meter } = await this.openStore()
+    try {
+      const repository = await openRepository({
+        store,
+        credential: await this.credential(),
+        clock,
+        random,
+        host: this.host,
+        pipeline: loadPipeline(),
+        leaseExpiryMs: leaseExpiry === undefined ? undefined : parseDurationMs(leaseExpiry, '--lease-expiry'),
+        signal: this.signal,
+      })
+      return {
+        repository,
+        store,
+        meter,
+        async [Symbol.asyncDispose]() {
+          await repository[Symbol.asyncDispose]()
+          await store[Symbol.asyncDispose]()
+        },
+      }
+    } catch (error) {
+      await store[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+  #folder(variable: string, name: 'state-dir' | 'cache-dir', forRoot: string, forUsers: string): string {
+    const { environment } = this.surroundings
+    const set = environment[variable] ?? this.#config[name]
+    if (set) return path.resolve(set)
+    if (process.getuid?.() === 0) return forRoot
+    return path.join(environment.HOME ?? '/tmp', forUsers)
+  }
+}

@@ -1,0 +1,40 @@
+/** Key files on disk: read, and made with mode 0600. */
+import { open, readFile } from 'node:fs/promises'
+import { LifeboatError, messageOf } from '../core/errors.ts'
+import type { Random } from '../core/random.ts'
+import { formatKeyFile, parseKeyFile } from '../crypto/key-file.ts'
+
+export async function readKeyFile(path: string): Promise<Uint8Array> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (error) {
+    throw new LifeboatError('key-missing', `the key file ${path} cannot be read: ${messageOf(error)}`, {
+      hint: 'give the right file with --key-file or LIFEBOAT_KEY_FILE',
+      cause: error,
+    })
+  }
+  return parseKeyFile(text, path)
+}
+
+/** Makes `path` with a fresh secret; an existing one is read instead, since one key may serve several repositories. */
+export async function readOrMakeKeyFile(path: string, random: Random): Promise<{ secret: Uint8Array; made: boolean }> {
+  const secret = random(32)
+  try {
+    const file = await open(path, 'wx', 0o600)
+    try {
+      await file.writeFile(formatKeyFile(secret))
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    return { secret, made: true }
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EEXIST')
+      return { secret: await readKeyFile(path), made: false }
+    throw new LifeboatError('usage', `the key file ${path} cannot be made: ${messageOf(error)}`, {
+      hint: 'name a place that can be written with --key-file',
+      cause: error,
+    })
+  }
+}

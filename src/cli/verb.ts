@@ -1,0 +1,44 @@
+/** A verb builds its commander command; its action runs with an Invocation and ends in an exit code. */
+import { Command } from 'commander'
+import { exitCode } from './exit-code.ts'
+import { type GlobalFlags, Invocation, type Surroundings } from './invocation.ts'
+
+export type Verb = (surroundings: Surroundings, exit: (code: number) => void) => Command
+
+export interface VerbDefinition<Flags> {
+  /** 'restore <point>' in commander's notation. */
+  readonly syntax: string
+  readonly description: string
+  /** One or more command lines, without the leading 'lifeboat'. */
+  readonly examples: readonly string[]
+  readonly options?: (command: Command) => void
+  /** Gives an exit code, or nothing for 0. */
+  readonly run: (
+    invocation: Invocation,
+    words: readonly string[],
+    flags: Flags & GlobalFlags,
+  ) => Promise<number | undefined>
+}
+
+export const verb =
+  <Flags>(definition: VerbDefinition<Flags>): Verb =>
+  (surroundings, exit) => {
+    const [name = '', ...syntax] = definition.syntax.split(' ')
+    const command = new Command(name)
+    for (const argument of syntax) command.argument(argument)
+    command.description(definition.description)
+    definition.options?.(command)
+    command.configureOutput({
+      writeOut: text => surroundings.stdout.write(text),
+      writeErr: text => surroundings.stderr.write(text),
+    })
+    const title = definition.examples.length === 1 ? 'Example' : 'Examples'
+    command.addHelpText('after', `\n${title}:\n${definition.examples.map(line => `  lifeboat ${line}`).join('\n')}`)
+    command.action(async () => {
+      const flags: Flags & GlobalFlags = command.optsWithGlobals()
+      const words = command.args
+      const invocation = await Invocation.of(surroundings, flags)
+      exit((await definition.run(invocation, words, flags)) ?? exitCode.done)
+    })
+    return command
+  }
