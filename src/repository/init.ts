@@ -1,0 +1,106 @@
+/** Makes a repository: slot, domain keys, and `config` last. Until that one is there, nothing that was written counts. */
+import type { Clock } from '../core/clock.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { domainId, hex, type RepositoryId, repositoryId } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
+import type { Random } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { encodeConfig } from '../crypto/config-mac.ts'
+import { publicRepositoryKey, repositoryKeys } from '../crypto/derive.ts'
+import { newDomainKeys, sealDomainKeys } from '../crypto/domain-keys.ts'
+import { encodeKeySlot, type KeySlot, type ScryptCost, wrapForKeyFile, wrapForPassphrase } from '../crypto/key-slot.ts'
+import type { Credential, RepositoryKeys } from '../crypto/keys.ts'
+import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
+import { getBounded } from './control-object.ts'
+import { configKey, domainKeysKey, keysPrefix, slotKey } from './object-keys.ts'
+import { isChunkSize } from './tree-geometry.ts'
+
+export interface InitRequest extends AbortOptions {
+  readonly store: ObjectStore
+  /** 'none' makes an unencrypted repository: the caller has said so loudly. */
+  readonly credential: Credential
+  readonly chunkSize?: number
+  readonly random: Random
+  readonly clock: Clock
+  /** Of a passphrase; lower only where the repository holds nothing of value. */
+  readonly scryptCost?: ScryptCost
+}
+
+export interface InitResult {
+  readonly repository: RepositoryId
+  readonly format: 1
+  readonly chunkSize: number
+  readonly encryption: 'aes-256-gcm' | 'none'
+  readonly store: StoreCapabilities
+}
+
+const PROBE_PREFIX = 'probe/'
+
+/** Throws 'repository-exists' for a place that holds anything but the remains of an init that never finished. */
+export async function initRepository(request: InitRequest): Promise<InitResult> {
+  const { store, credential, chunkSize = limits.chunkSizeDefault, random, clock, signal } = request
+  if (!isChunkSize(chunkSize))
+    throw new LifeboatError('usage', `a chunk size of ${chunkSize} bytes is not possible`, {
+      hint: 'Use a power of two from 4 KiB to 4 MiB.',
+    })
+  await refuseNonEmpty(store, { signal })
+  const capabilities = await store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
+
+  const repository = repositoryId(hex(random(16)))
+  const domain = domainId(hex(random(8)))
+  const encryption = credential.kind === 'none' ? 'none' : 'aes-256-gcm'
+  const repositoryKey = credential.kind === 'none' ? publicRepositoryKey() : random(32)
+  const keys = repositoryKeys(repositoryKey, repository)
+  const created = clock.now()
+  const slot = await wrap(request, { repository, repositoryKey, created, random })
+  if (slot) await store.put(slotKey(slot.slot), [encodeKeySlot(slot)], { signal })
+  const domainKeys = sealDomainKeys(newDomainKeys(domain, 0, random), withData(keys), random)
+  await store.put(domainKeysKey(domain, 0), [domainKeys], { signal })
+
+  const config = encodeConfig({ repository, created, chunkSize, encryption, domain, store: { ...capabilities } }, keys)
+  await putConfig(store, config, { signal })
+  return { repository, format: 1, chunkSize, encryption, store: capabilities }
+}
+
+async function wrap(
+  { credential, scryptCost, signal }: InitRequest,
+  request: Parameters<typeof wrapForKeyFile>[1],
+): Promise<KeySlot | undefined> {
+  if (credential.kind === 'file') return wrapForKeyFile(credential.secret, request)
+  if (credential.kind === 'passphrase')
+    return wrapForPassphrase(credential.passphrase, request, { cost: scryptCost, signal })
+  return undefined
+}
+
+/** Keys without a config belong to nobody: those of an init that was interrupted, or of one that is at work and will find our config. */
+async function refuseNonEmpty(store: ObjectStore, options: AbortOptions): Promise<void> {
+  for await (const { key } of store.list('', options))
+    if (!key.startsWith(keysPrefix) && !key.startsWith(PROBE_PREFIX)) throw exists(store, key)
+}
+
+const exists = (store: ObjectStore, key: string): LifeboatError =>
+  key === configKey
+    ? new LifeboatError('repository-exists', `There is a repository in ${store.url} already`, {
+        details: { object: key },
+        hint: 'Use it, or choose an empty place.',
+      })
+    : new LifeboatError('repository-exists', `${store.url} is not empty: it holds '${key}'`, {
+        details: { object: key },
+        hint: 'Choose an empty folder or prefix.',
+      })
+
+/** Not every store honours `ifAbsent`, so what is there afterwards decides who made the repository. */
+async function putConfig(store: ObjectStore, config: Uint8Array, options: AbortOptions): Promise<void> {
+  try {
+    await store.put(configKey, [config], { ifAbsent: true, ...options })
+  } catch (error) {
+    if (!isLifeboatError(error, 'store-conflict')) throw error
+  }
+  const stored = await getBounded(store, configKey, limits.controlObjectMax, options)
+  if (!stored || Buffer.compare(stored, config) !== 0) throw exists(store, configKey)
+}
+
+function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
+  if (!keys.data) throw new LifeboatError('internal', 'a repository key gives no data key')
+  return { ...keys, data: keys.data }
+}
