@@ -50,9 +50,124 @@ export const limits = {
   coalesceGapBytes: 64 * KiB,
   getBytesMax: 4 * MiB,
   getsInFlight: 16,
+  /** What one GET may decode to: 4 MiB of chunks that shrank to nothing would be gigabytes. */
+  getPlainBytesMax: 16 * MiB,
+  /** Siblings in a meta pack that come along with a leaf, because the next read mostly wants them. */
+  leavesPerGet: 4,
+  /** Parsed nodes of one open disk. A leaf takes about 17 KiB with all references made: some 8 GiB of disk. */
+  nodeCacheBytes: 32 * MiB,
+  /** Rewritten objects of one pack that a reader looks into; each compaction of its survivors makes one. */
+  rewrittenObjectsMax: 1024,
   putsInFlight: 4,
+  /** Packs in memory while a backup writes: one fills, the others are on their way. With G12's 95 MiB for a capture, three of 17 MiB. */
+  packBuffers: 3,
+  /** Plain bytes that are digested, compared and deduplicated as one; two of these are in memory. */
+  writeWindowBytes: 8 * MiB,
+  /** Above this many hooks (4 TiB of other data) older indexes are left out: 24 MiB of table. */
+  dedupHooksMax: 2 ** 20,
   /** One read in this many recomputes the keyed id, which costs about as much as half of decoding. */
   idCheckOneIn: 64,
 
+  /** The largest object that a store hands out whole: a pack at its bound. What claims to be larger is refused before allocation. */
+  objectBytesMax: 288 * MiB,
+  /** Names of one folder that a listing holds in memory at a time; a larger folder is scanned again for each further page. */
+  folderPageNames: 65_536,
+  /** lstat and unlink calls of one listing or delete under way at once; more only queue in the four threads of the pool. */
+  fileCallsInFlight: 16,
+  /** Folders that a directory store remembers as durable; beyond that it forgets and syncs them again. */
+  durableFoldersMax: 8192,
+  /** A temporary file this old has no writer any more; one that has notices at its rename and puts again. */
+  leftoverAgeMs: 24 * 3_600_000,
+  /** S3 allows 1,000 keys in one DeleteObjects and in one page of a listing. */
+  s3BatchKeys: 1000,
+  /** More than all readers and writers of one process use, so that no request waits for a socket (that wait counts against the connection time-out). */
+  s3SocketsMax: 128,
+  s3ConnectMs: 10_000,
+  /** Silence on the socket, either way. A Ceph cluster that loses an OSD was seen to pause for 20 s. */
+  s3IdleMs: 30_000,
+  /** A whole request with its upload: 288 MiB at 4 Mbit/s. */
+  s3RequestMs: 600_000,
+  retryForMs: 60_000,
+  retryFirstDelayMs: 100,
+  retryDelayMaxMs: 5_000,
+
   auditFraction: 0.01,
+
+  /** query-qmp-schema takes 0.2 MiB, query-named-block-nodes about 1 KiB a node and bitmap. */
+  qmpLineMax: 64 * MiB,
+  /** QEMU greets in milliseconds; a socket that another client holds never does. */
+  qmpGreetingMs: 3_000,
+  /** `stop` waits for the guest's requests and a flush of all disks. */
+  qmpCommandMs: 60_000,
+  guestAgentLineMax: 4 * MiB,
+  /** An agent that runs answers guest-sync in milliseconds. */
+  guestAgentSyncMs: 5_000,
+  /** Freezing waits for the guest's dirty pages; VSS gives up after 60 s. */
+  guestAgentFreezeMs: 60_000,
+  /** VSS thaws by itself after 10 s, and a frozen guest's clients give up soon after. */
+  frozenMaxMs: 10_000,
+  guestAgentThawTries: 5,
+  /** The longest that a guest's write waits for its old contents to be copied, before the snapshot breaks instead. */
+  cbwTimeoutSeconds: 15,
+  /** Free space asked for before a capture: a sixteenth of the disks, within these bounds. What the guest overwrites meanwhile cannot be known. */
+  fleecingFreeMin: 16 * MiB,
+  fleecingFreeMax: 4 * GiB,
+  /** Dirty ranges kept in memory for one disk; above it, gaps are swallowed. */
+  changeRangesMax: 1 << 20,
+  bitmapGranularity: 64 * KiB,
+
+  /** Some clients send 48 MiB; 32 MiB is what the protocol lets a client expect, so that is what is advertised. */
+  nbdPayloadMax: 64 * MiB,
+  nbdPayloadAdvertised: 32 * MiB,
+  /** The largest legal option without queries is a name and some numbers: about 4.2 KiB. */
+  nbdOptionBytes: 64 * KiB,
+  nbdMetaOptionBytes: 1 * MiB,
+  nbdOptionsMax: 256,
+  nbdHandshakeMs: 10_000,
+  /** Connections that have chosen an export; those still haggling are counted apart, so that they cannot keep a good client out. */
+  nbdConnectionsMax: 128,
+  nbdHalfOpenMax: 2048,
+  /** Option payloads of all connections that are still haggling. */
+  nbdHandshakeBytesMax: 16 * MiB,
+  nbdRequestsInFlight: 128,
+  /** Replies and write payloads that a client has caused and not yet taken. Past it, its socket is no longer read. */
+  nbdBytesInFlightPerConnection: 32 * MiB,
+  /** Of all connections; one request above the per-connection bound may be under way besides: 48 + 64 + shares < 128 MiB. */
+  nbdBytesInFlight: 48 * MiB,
+  /** What a connection with nothing in flight always gets, so that others cannot starve it. */
+  nbdBytesShare: 256 * KiB,
+  /** A client that takes none of its pending replies for so long loses its connection, which gives its bytes back. */
+  nbdStalledMs: 120_000,
+  /** The same while another connection waits for those bytes. */
+  nbdStalledWantedMs: 10_000,
+  /** Extents in one BLOCK_STATUS reply; QEMU stops at 128 Ki, the protocol at 2^20. */
+  nbdExtentsMax: 65_536,
+  /** Up to here a payload is copied into the batch; above, it is written from where it lies. Measured in bench/. */
+  nbdCopyMax: 32 * KiB,
+  nbdInputBytes: 256 * KiB,
+  nbdOutputBytes: 256 * KiB,
+  /** Pieces in which a large read leaves in structured mode. */
+  nbdPieceBytes: 1 * MiB,
+
+  /** First read-ahead window of a sequential reader, and the largest: four 1 MiB GETs of typical chunks. */
+  readAheadChunksFirst: 4,
+  readAheadChunksMax: 64,
+  /** With chunks of 4 MiB a window of 64 would be 256 MiB; it is cut to this. */
+  readAheadWindowBytes: 16 * MiB,
+  readAheadBytesInFlight: 32 * MiB,
+  readAheadStreams: 16,
+  /** Chunks located at once for extents: a level of leaves, not a disk. */
+  extentsChunksAtOnce: 4096,
+
+  /** Plain bytes of a restore in memory: batches x bytes. Four batches keep 16 GETs of 1 MiB busy at 2.6:1. */
+  restoreBatchBytes: 16 * MiB,
+  restoreBatchesInFlight: 4,
+  /** A session file describes some hundred disks at most. */
+  sessionFileMax: 4 * MiB,
+  /** sun_path is 108 bytes with its terminating zero. */
+  socketPathMax: 107,
+  /** A guest that KVM really runs passes the probe in 0.1 s; a loaded host may need ten times that. */
+  kvmProbeMs: 5_000,
+  /** QEMU stores its bitmaps when it is told to end; a terabyte overlay has about 2 MiB of them. */
+  qemuStopMs: 60_000,
 } as const
