@@ -1,0 +1,290 @@
+/**
+ * A recovery point's disk as a BlockReader. A request whose nodes and chunks are in memory is answered in the turn that
+ * made it (`borrow`); others join what is under way, and the reader is followed in disk order (read-ahead.ts).
+ */
+import type { BlockReader, BorrowedViews } from '../block/block-device.ts'
+import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import type { Extent, Range } from '../core/range.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { ChunkRef, ChunkSource } from '../repository/repository.ts'
+import { type ChunkCache, chunkKey } from './chunk-cache.ts'
+import { ChunkFlights, type Flight } from './chunk-flights.ts'
+import { ReadAhead } from './read-ahead.ts'
+
+export interface CachedImageOptions {
+  /** Shared by all images of a process. */
+  readonly cache: ChunkCache
+  /** Chunks; `maxWindow` 0 turns read-ahead off. */
+  readonly readAhead?: { readonly firstWindow?: number; readonly maxWindow?: number; readonly bytesInFlight?: number }
+}
+
+/** Counted since the image was made. */
+export interface CachedImageStats {
+  /** Bytes that readers asked for. */
+  readonly bytesRead: number
+  /** Chunks of requests found in memory, absent chunks (zeros) not counted, and those that had to be waited for. */
+  readonly cacheHits: number
+  readonly cacheMisses: number
+  /** Chunks asked of the source, those read ahead included, and their stored bytes. */
+  readonly chunksFetched: number
+  readonly bytesFetched: number
+  readonly chunksReadAhead: number
+}
+
+export interface CachedImage extends BlockReader {
+  borrow(offset: number, length: number): BorrowedViews | undefined
+  stats(): CachedImageStats
+}
+
+/** One table of flights for each cache, so that images that share the one share the other. */
+const flightsOf = new WeakMap<ChunkCache, ChunkFlights>()
+
+function sharedFlights(cache: ChunkCache): ChunkFlights {
+  const known = flightsOf.get(cache)
+  if (known) return known
+  const flights = new ChunkFlights(cache)
+  flightsOf.set(cache, flights)
+  return flights
+}
+
+/** Dispose ends what this image has under way. The source stays the caller's. */
+export const cachedImage = (source: ChunkSource, options: CachedImageOptions): CachedImage =>
+  new CachedChunks(source, options)
+
+/** The garbage collector gives a chunk's memory back when neither the table nor a view has it, so release has nothing to do. */
+const release = (): void => {}
+
+/** Where the bytes of one missing chunk go: triples of (offset in the target, from, to) flattened. */
+interface Wanted {
+  readonly ref: ChunkRef
+  readonly pieces: number[]
+}
+
+class CachedChunks implements CachedImage {
+  readonly size: number
+  readonly blockSize: number
+  readonly #source: ChunkSource
+  readonly #cache: ChunkCache
+  readonly #flights: ChunkFlights
+  readonly #ahead: ReadAhead
+  readonly #aheadBytesMax: number
+  #aheadBytes = 0
+  /** Everything that this image began and that has not ended. */
+  readonly #underWay = new Set<Promise<void>>()
+  readonly #begun = new Set<Flight>()
+  readonly #closed = new AbortController()
+  readonly #stats = {
+    bytesRead: 0,
+    cacheHits: 0,
+    cacheMisses: 0,
+    chunksFetched: 0,
+    bytesFetched: 0,
+    chunksReadAhead: 0,
+  }
+
+  constructor(source: ChunkSource, { cache, readAhead = {} }: CachedImageOptions) {
+    this.size = source.size
+    this.blockSize = source.chunkSize
+    this.#source = source
+    this.#cache = cache
+    this.#flights = sharedFlights(cache)
+    this.#aheadBytesMax = readAhead.bytesInFlight ?? limits.readAheadBytesInFlight
+    // A window that is large beside the cache would evict itself before it is read.
+    const fits = Math.floor(Math.min(limits.readAheadWindowBytes, cache.maxBytes / 4) / source.chunkSize)
+    const maxWindow = Math.min(readAhead.maxWindow ?? limits.readAheadChunksMax, fits)
+    this.#ahead = new ReadAhead({
+      chunkSize: source.chunkSize,
+      chunkCount: Math.ceil(source.size / source.chunkSize),
+      firstWindow: Math.min(readAhead.firstWindow ?? limits.readAheadChunksFirst, maxWindow),
+      maxWindow,
+      streamCount: limits.readAheadStreams,
+    })
+  }
+
+  stats(): CachedImageStats {
+    return { ...this.#stats }
+  }
+
+  borrow(offset: number, length: number): BorrowedViews | undefined {
+    if (offset < 0 || length < 0 || offset + length > this.size || this.#closed.signal.aborted) return undefined
+    const chunkSize = this.blockSize
+    const first = Math.floor(offset / chunkSize)
+    const from = offset - first * chunkSize
+    const count = Math.ceil((from + length) / chunkSize)
+    const refs = this.#source.locateNow(first, count)
+    if (!refs) return undefined
+    const views: Uint8Array[] = []
+    let hits = 0
+    let zeros = 0
+    for (let i = 0; i < count; i++) {
+      const start = i === 0 ? from : 0
+      const end = i === count - 1 ? from + length - i * chunkSize : chunkSize
+      const ref = refs[i]
+      if (!ref) {
+        zeros += end - start
+        continue
+      }
+      const content = this.#cache.get(chunkKey(ref.id))
+      if (!content) return undefined
+      if (zeros > 0) zeros = this.#lendZeros(views, zeros)
+      views.push(end - start === chunkSize ? content : content.subarray(start, end))
+      hits++
+    }
+    if (zeros > 0) this.#lendZeros(views, zeros)
+    this.#stats.bytesRead += length
+    this.#stats.cacheHits += hits
+    this.#readAhead(offset, length)
+    return { views, release }
+  }
+
+  async readInto(target: Uint8Array, offset: number, options: AbortOptions = {}): Promise<void> {
+    const length = target.length
+    if (offset < 0 || offset + length > this.size)
+      throw new RangeError(`read of ${length} bytes at ${offset} of ${this.size}`)
+    options.signal?.throwIfAborted()
+    this.#closed.signal.throwIfAborted()
+    const chunkSize = this.blockSize
+    const first = Math.floor(offset / chunkSize)
+    const from = offset - first * chunkSize
+    const count = Math.ceil((from + length) / chunkSize)
+    const refs = this.#source.locateNow(first, count) ?? (await this.#source.locate(first, count, options))
+    this.#closed.signal.throwIfAborted()
+    // From here to the claim in ChunkFlights.fetch there is no await.
+    this.#stats.bytesRead += length
+    const missing = this.#copyKept(target, from, refs)
+    const read = missing.size === 0 ? undefined : this.#fetch(target, missing, options)
+    this.#readAhead(offset, length)
+    await read
+  }
+
+  async *extents(range: Range, options: AbortOptions = {}): AsyncIterable<Extent> {
+    const chunkSize = this.blockSize
+    const end = range.offset + range.length
+    if (range.offset < 0 || end > this.size)
+      throw new RangeError(`extents of ${range.length} bytes at ${range.offset} of ${this.size}`)
+    let open: { offset: number; length: number; kind: Extent['kind'] } | undefined
+    for (let at = range.offset; at < end; ) {
+      const first = Math.floor(at / chunkSize)
+      const count = Math.min(limits.extentsChunksAtOnce, Math.ceil(end / chunkSize) - first)
+      const refs = this.#source.locateNow(first, count) ?? (await this.#source.locate(first, count, options))
+      for (let i = 0; i < count; i++) {
+        const kind = refs[i] ? 'data' : 'zero'
+        const next = Math.min(end, (first + i + 1) * chunkSize)
+        if (open && open.kind === kind) open.length += next - at
+        else {
+          if (open) yield open
+          open = { offset: at, length: next - at, kind }
+        }
+        at = next
+      }
+    }
+    if (open) yield open
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const reason = new LifeboatError('interrupted', 'the disk image was closed')
+    this.#closed.abort(reason)
+    for (const flight of this.#begun) flight.abort(reason)
+    await Promise.all(this.#underWay)
+  }
+
+  #lendZeros(views: Uint8Array[], length: number): 0 {
+    const zeros = this.#cache.zeros
+    for (let left = length; left > 0; left -= zeros.length) views.push(zeros.subarray(0, Math.min(left, zeros.length)))
+    return 0
+  }
+
+  /** Fills what is zero or in memory; gives the rest. */
+  #copyKept(target: Uint8Array, from: number, refs: readonly (ChunkRef | undefined)[]): Map<string, Wanted> {
+    const chunkSize = this.blockSize
+    const missing = new Map<string, Wanted>()
+    for (let i = 0, at = 0; i < refs.length; i++) {
+      const start = i === 0 ? from : 0
+      const end = Math.min(chunkSize, start + target.length - at)
+      const ref = refs[i]
+      if (!ref) target.fill(0, at, at + end - start)
+      else {
+        const key = chunkKey(ref.id)
+        const content = this.#cache.get(key)
+        if (content) {
+          target.set(end - start === chunkSize ? content : content.subarray(start, end), at)
+          this.#stats.cacheHits++
+        } else {
+          const wanted = missing.get(key)
+          if (wanted) wanted.pieces.push(at, start, end)
+          else missing.set(key, { ref, pieces: [at, start, end] })
+          this.#stats.cacheMisses++
+        }
+      }
+      at += end - start
+    }
+    return missing
+  }
+
+  #fetch(target: Uint8Array, missing: ReadonlyMap<string, Wanted>, options: AbortOptions): Promise<void> {
+    const wants = new Map<string, ChunkRef>()
+    for (const [key, { ref }] of missing) wants.set(key, ref)
+    const deliver = (key: string, content: Uint8Array) => {
+      const { pieces } = missing.get(key)!
+      for (let i = 0; i < pieces.length; i += 3) target.set(content.subarray(pieces[i + 1], pieces[i + 2]), pieces[i])
+    }
+    const onFlight = (flight: Flight) => this.#own(flight)
+    return this.#flights.fetch(this.#source, wants, deliver, { signal: options.signal, onFlight })
+  }
+
+  #readAhead(offset: number, length: number): void {
+    const budget = Math.floor((this.#aheadBytesMax - this.#aheadBytes) / this.blockSize)
+    const window = this.#ahead.next(offset, length, budget)
+    if (!window) return
+    const refs = this.#source.locateNow(window.first, window.count)
+    if (refs) this.#fetchAhead(refs)
+    else {
+      // A failure to read ahead is nobody's yet: the reader who comes to that place meets it and reports it.
+      const located = this.#source
+        .locate(window.first, window.count, { signal: this.#closed.signal })
+        .then(found => this.#closed.signal.aborted || this.#fetchAhead(found))
+        .then(
+          () => {},
+          () => {},
+        )
+      this.#track(located)
+    }
+  }
+
+  #fetchAhead(refs: readonly (ChunkRef | undefined)[]): void {
+    const wants = new Map<string, ChunkRef>()
+    for (const ref of refs) {
+      if (!ref) continue
+      const key = chunkKey(ref.id)
+      if (!this.#cache.has(key)) wants.set(key, ref)
+    }
+    const flight = this.#flights.prefetch(this.#source, wants)
+    if (!flight) return
+    const bytes = flight.refs.length * this.blockSize
+    this.#aheadBytes += bytes
+    this.#stats.chunksReadAhead += flight.refs.length
+    this.#own(flight, () => {
+      this.#aheadBytes -= bytes
+    })
+  }
+
+  #own(flight: Flight, onEnd: () => void = () => {}): void {
+    this.#stats.chunksFetched += flight.refs.length
+    for (const ref of flight.refs) this.#stats.bytesFetched += ref.length
+    this.#begun.add(flight)
+    this.#track(
+      flight.ended.then(() => {
+        this.#begun.delete(flight)
+        onEnd()
+      }),
+    )
+    // A read that joined another image's flight may begin one of its own after this image was closed.
+    if (this.#closed.signal.aborted) flight.abort(this.#closed.signal.reason)
+  }
+
+  #track(task: Promise<void>): void {
+    const tracked = task.finally(() => this.#underWay.delete(tracked))
+    this.#underWay.add(tracked)
+  }
+}
