@@ -49,7 +49,7 @@ async function makeFirst(file: string): Promise<void> {
   const script = `used=0
     for d in /usr/bin /usr/sbin /usr/share/perl /usr/share/locale /usr/include /usr/lib/x86_64-linux-gnu /usr/lib/gcc /usr/share/* /usr/lib/*; do
       [ -d "$d" ] || continue; [ -e "$1$d" ] && continue
-      size=$(du -sk "$d" | cut -f1); [ $((used + size)) -gt ${CONTENT_KIB / KiB} ] && continue
+      size=$(du -sk "$d" | cut -f1); [ $((used + size)) -gt ${CONTENT_KIB} ] && continue
       mkdir -p "$1$(dirname "$d")"; cp -a "$d" "$1$(dirname "$d")/"; used=$((used + size))
     done
     truncate -s ${SIZE} "$2.part"; mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 -d "$1" "$2.part"`
