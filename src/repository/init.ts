@@ -9,9 +9,10 @@ import { encodeConfig } from '../crypto/config-mac.ts'
 import { publicRepositoryKey, repositoryKeys } from '../crypto/derive.ts'
 import { newDomainKeys, sealDomainKeys } from '../crypto/domain-keys.ts'
 import { encodeKeySlot, type KeySlot, type ScryptCost, wrapForKeyFile, wrapForPassphrase } from '../crypto/key-slot.ts'
-import type { Credential, RepositoryKeys } from '../crypto/keys.ts'
+import type { Credential } from '../crypto/keys.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
 import { getBounded } from './control-object.ts'
+import { withData } from './keyring.ts'
 import { configKey, domainKeysKey, keysPrefix, slotKey } from './object-keys.ts'
 import { isChunkSize } from './tree-geometry.ts'
 
@@ -98,9 +99,4 @@ async function putConfig(store: ObjectStore, config: Uint8Array, options: AbortO
   }
   const stored = await getBounded(store, configKey, limits.controlObjectMax, options)
   if (!stored || Buffer.compare(stored, config) !== 0) throw exists(store, configKey)
-}
-
-function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
-  if (!keys.data) throw new LifeboatError('internal', 'a repository key gives no data key')
-  return { ...keys, data: keys.data }
 }

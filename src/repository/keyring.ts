@@ -113,7 +113,7 @@ export async function unlock(
 /** Without the right to data: garbage collection and tables need no more. */
 export const metadataOnly = ({ data: _, ...keys }: RepositoryKeys): RepositoryKeys => keys
 
-function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
+export function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
   if (!keys.data) throw new LifeboatError('internal', 'a repository key gives no data key')
   return { ...keys, data: keys.data }
 }

@@ -1,0 +1,140 @@
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { type DomainId, hex, type PackId } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
+import type { Random } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { OpenNode, Pipeline } from '../native/pipeline.ts'
+import type { PackKind } from './pack-codec.ts'
+import type { RecordKeys } from './record-keys.ts'
+
+export interface RecordRequest {
+  readonly kind: PackKind
+  readonly domain: DomainId
+  /** Of data records. */
+  readonly chunkSize: number
+  /** 'all' recomputes each content id, 'sampled' 1 in 64. Ids of nodes are for the tree reader. */
+  readonly checkIds: 'sampled' | 'all'
+}
+
+/** Sealed bytes, with what they were sealed for: pack and slot of the origin. */
+export interface SealedRecord {
+  readonly object: string
+  readonly pack: PackId
+  readonly slot: number
+  readonly id: Uint8Array
+  readonly stored: Uint8Array
+}
+
+export interface RecordOpenerOptions {
+  readonly pipeline: Pipeline
+  readonly recordKeys: RecordKeys
+  readonly random: Random
+}
+
+/** Opens records in batches; for each its content, or the error that names it. */
+export class RecordOpener {
+  readonly #options: RecordOpenerOptions
+  #dice: Uint8Array = new Uint8Array(0)
+
+  constructor(options: RecordOpenerOptions) {
+    this.#options = options
+  }
+
+  async open(
+    request: RecordRequest,
+    records: readonly SealedRecord[],
+    options: AbortOptions,
+  ): Promise<(Uint8Array | LifeboatError)[]> {
+    try {
+      return await this.#openBatch(request, records, options)
+    } catch (error) {
+      if (!isLifeboatError(error, 'corrupt-object')) throw error
+      const [only] = records
+      if (records.length === 1 && only) return [damaged(only, request, error)]
+    }
+    // A batch fails as a whole: one by one tells the good from the bad.
+    const results: (Uint8Array | LifeboatError)[] = []
+    for (const record of records) results.push(...(await this.open(request, [record], options)))
+    return results
+  }
+
+  async #openBatch(
+    request: RecordRequest,
+    records: readonly SealedRecord[],
+    options: AbortOptions,
+  ): Promise<(Uint8Array | LifeboatError)[]> {
+    const { recordKeys, pipeline } = this.#options
+    const batch: OpenNode[] = []
+    for (const { pack, slot, id, stored } of records) {
+      const { key, aadPrefix } = await recordKeys.of(request.kind, request.domain, pack, options)
+      batch.push({ stored, slot, id, key, aadPrefix })
+    }
+    if (request.kind === 'meta') return pipeline.openNodes(batch)
+    const targets = newTargets(records.length, request)
+    await pipeline.openChunks(batch.map((record, n) => ({ ...record, target: targets.chunks[n]! })))
+    const results: (Uint8Array | LifeboatError)[] = targets.chunks
+    if (request.checkIds === 'all') await this.#checkIds(request, records, targets.whole, results, options)
+    else
+      for (const [n, record] of records.entries())
+        if (this.#isSampled()) {
+          const checked: (Uint8Array | LifeboatError)[] = [targets.chunks[n]!]
+          await this.#checkIds(request, [record], targets.chunks[n]!, checked, options)
+          results[n] = checked[0]!
+        }
+    return results
+  }
+
+  /** Replaces the contents in `results` whose recomputed id is another than their entry's. */
+  async #checkIds(
+    request: RecordRequest,
+    records: readonly SealedRecord[],
+    whole: Uint8Array,
+    results: (Uint8Array | LifeboatError)[],
+    options: AbortOptions,
+  ): Promise<void> {
+    const [first] = records
+    if (!first) return
+    // The id keys of all epochs of a domain are the same.
+    const { chunkIdKey } = await this.#options.recordKeys.domain(request.domain, first.pack, options)
+    if (!chunkIdKey) return
+    const { ids, zero } = await this.#options.pipeline.digestChunks(whole, request.chunkSize, chunkIdKey)
+    for (const [n, record] of records.entries())
+      if (zero[n] === 1 || Buffer.compare(ids.subarray(n * 32, n * 32 + 32), record.id) !== 0)
+        results[n] = damaged(record, request, undefined, 'holds another content than its id says')
+  }
+
+  #isSampled(): boolean {
+    if (this.#dice.length === 0) this.#dice = this.#options.random(1024)
+    const [drawn = 0] = this.#dice
+    this.#dice = this.#dice.subarray(1)
+    return drawn % limits.idCheckOneIn === 0
+  }
+}
+
+/**
+ * Memory for contents, not zeroed: it leaves here only when it has been filled. Each chunk has its own, because its
+ * receiver may keep it for long; where all ids are checked it is one piece, which is digested at once.
+ */
+function newTargets(count: number, { chunkSize, checkIds }: RecordRequest) {
+  if (checkIds === 'sampled') {
+    const chunks = Array.from({ length: count }, () => new Uint8Array(Buffer.allocUnsafeSlow(chunkSize).buffer))
+    return { chunks, whole: new Uint8Array(0) }
+  }
+  const whole = new Uint8Array(Buffer.allocUnsafeSlow(chunkSize * count).buffer)
+  const chunks = Array.from({ length: count }, (_, n) => whole.subarray(n * chunkSize, (n + 1) * chunkSize))
+  return { chunks, whole }
+}
+
+function damaged(
+  { object, pack, slot, id }: SealedRecord,
+  { kind }: RecordRequest,
+  cause: unknown,
+  what = 'does not authenticate',
+): LifeboatError {
+  const noun = kind === 'data' ? 'chunk' : 'tree node'
+  return new LifeboatError('corrupt-object', `The ${noun} in slot ${slot} of ${object} ${what}`, {
+    details: { object, pack, slot, content: hex(id) },
+    hint: 'Run `lifeboat verify` to see which points and disk ranges it harms; other points still restore.',
+    cause,
+  })
+}

@@ -1,0 +1,179 @@
+/**
+ * Records of packs, fetched and opened: neighbours in one ranged GET, several in flight, each authenticated for its place
+ * and content id. What is not where its entry says, or is damaged there, is looked for in the rewritten objects of its pack
+ * (READER step 5). One failed record never takes others with it.
+ */
+import pLimit, { type LimitFunction } from 'p-limit'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { hex, type PackId } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
+import type { Random } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { Pipeline } from '../native/pipeline.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+import type { Keyring } from './keyring.ts'
+import { packKey } from './object-keys.ts'
+import { RecordKeys } from './record-keys.ts'
+import { RecordOpener, type RecordRequest } from './record-opener.ts'
+import { planRuns, type RecordRun } from './record-runs.ts'
+import type { ChunkRef } from './repository.ts'
+import { RewrittenPacks } from './rewritten-packs.ts'
+
+/** Told of each record once, in any order. */
+export interface RecordReceiver {
+  deliver(ref: ChunkRef, content: Uint8Array): void
+  /** An integrity error names object, pack and slot; others come from the store. */
+  fail(ref: ChunkRef, error: unknown): void
+}
+
+export interface RecordReaderOptions {
+  readonly store: ObjectStore
+  readonly keyring: Keyring
+  readonly pipeline: Pipeline
+  readonly random: Random
+}
+
+/** Where a record is read, and what it was sealed for. */
+interface Placed {
+  readonly ref: ChunkRef
+  readonly pack: PackId
+  readonly slot: number
+  readonly offset: number
+  readonly length: number
+}
+
+/** Records of one pack that are wanted, and what went wrong with each so far. */
+interface Work extends AbortOptions {
+  readonly request: RecordRequest
+  readonly pack: PackId
+  readonly left: Map<ChunkRef, LifeboatError | undefined>
+  readonly receiver: RecordReceiver
+}
+
+export class RecordReader {
+  readonly #store: ObjectStore
+  readonly #opener: RecordOpener
+  readonly #rewritten: RewrittenPacks
+  /** One for all readers of a repository: what the store and this host's memory are asked for at once. */
+  readonly #gate: LimitFunction = pLimit(limits.getsInFlight)
+
+  constructor({ store, keyring, pipeline, random }: RecordReaderOptions) {
+    const recordKeys = new RecordKeys(keyring)
+    this.#store = store
+    this.#opener = new RecordOpener({ pipeline, recordKeys, random })
+    this.#rewritten = new RewrittenPacks({ store, repository: keyring.repository.repository, recordKeys })
+  }
+
+  /** Each ref must be an object of its own. Resolves when each was delivered or failed; rejects with the signal's reason only. */
+  async read(
+    request: RecordRequest,
+    refs: readonly ChunkRef[],
+    receiver: RecordReceiver,
+    { signal }: AbortOptions = {},
+  ): Promise<void> {
+    const tasks: Promise<void>[] = []
+    for (const [pack, ofPack] of Map.groupBy(refs, ref => ref.pack))
+      for (const { records } of planRuns(ofPack, runLimits(request))) {
+        const left = new Map(records.map(ref => [ref, undefined]))
+        tasks.push(this.#gate(() => this.#readRun({ request, pack, left, receiver, signal })))
+      }
+    // None rejects: every failure has gone to the receiver.
+    await Promise.all(tasks)
+    signal?.throwIfAborted()
+  }
+
+  async #readRun(work: Work): Promise<void> {
+    const { request, pack, left, receiver, signal } = work
+    try {
+      signal?.throwIfAborted()
+      const tried = new Set<string>()
+      if (this.#rewritten.isKnown(request.kind, request.domain, pack)) await this.#readCopies(work, tried)
+      const original = packKey(request.kind, request.domain, pack)
+      await this.#readObject(work, original, [...left.keys()].map(asPlaced))
+      while (left.size > 0) {
+        const isNew = await this.#rewritten.refresh(request.kind, request.domain, pack, { signal })
+        await this.#readCopies(work, tried)
+        if (!isNew) break
+      }
+      for (const [ref, error] of left) receiver.fail(ref, error ?? this.#missing(work, ref, original))
+    } catch (error) {
+      for (const ref of left.keys()) receiver.fail(ref, error)
+    }
+  }
+
+  /** From all rewritten objects that are known and not yet `tried`. */
+  async #readCopies({ request, pack, left, ...work }: Work, tried: Set<string>): Promise<void> {
+    const copies = [...left.keys()].flatMap(ref =>
+      this.#rewritten.copies(request.kind, request.domain, pack, ref.id).map(copy => ({ ...copy, ref })),
+    )
+    for (const [object, inObject] of Map.groupBy(copies, copy => copy.object)) {
+      if (tried.has(object)) continue
+      tried.add(object)
+      const wanted = inObject.filter(({ ref }) => left.has(ref))
+      await this.#readObject({ request, pack, left, ...work }, object, wanted)
+    }
+  }
+
+  async #readObject(work: Work, object: string, placed: readonly Placed[]): Promise<void> {
+    for (const run of planRuns(placed, runLimits(work.request))) {
+      let bad = await this.#attempt(work, object, run)
+      // Once more, for what a cache or a line has damaged on the way.
+      if (bad.length > 0) bad = await this.#attempt(work, object, { ...run, records: bad })
+    }
+  }
+
+  /** Delivers what opens. The records that are there and do not open are noted and returned; absent ones are only left. */
+  async #attempt(work: Work, object: string, run: RecordRun<Placed>): Promise<Placed[]> {
+    const { request, left, receiver, signal } = work
+    const bytes = await this.#get(object, run, { signal })
+    if (!bytes) return []
+    const sealed = run.records.map(({ ref, pack, slot, offset, length }) => {
+      const at = offset - run.offset
+      return { object, pack, slot, id: ref.id, stored: bytes.subarray(at, at + length) }
+    })
+    const opened = await this.#opener.open(request, sealed, { signal })
+    const bad: Placed[] = []
+    for (const [n, content] of opened.entries()) {
+      const record = run.records[n]!
+      if (content instanceof LifeboatError) {
+        left.set(record.ref, content)
+        bad.push(record)
+      } else {
+        left.delete(record.ref)
+        receiver.deliver(record.ref, content)
+      }
+    }
+    return bad
+  }
+
+  async #get(object: string, { offset, length }: RecordRun<Placed>, options: AbortOptions) {
+    try {
+      return await this.#store.get(object, { offset, length }, options)
+    } catch (error) {
+      if (isLifeboatError(error, 'store-not-found')) return undefined
+      throw error
+    }
+  }
+
+  #missing({ request, pack }: Work, { slot, id }: ChunkRef, object: string): LifeboatError {
+    const damaged = this.#rewritten.failure(request.kind, request.domain, pack)
+    if (damaged) return damaged
+    const noun = request.kind === 'data' ? 'chunk' : 'tree node'
+    return new LifeboatError('missing-object', `${object}, with a ${noun} in slot ${slot}, is not there`, {
+      details: { object, pack, slot, content: hex(id) },
+      hint: 'Run `lifeboat verify` to see which points and disk ranges it harms; other points still restore.',
+    })
+  }
+}
+
+const asPlaced = (ref: ChunkRef): Placed => ({ ...ref, ref })
+
+const runLimits = ({ kind, chunkSize }: RecordRequest) => ({
+  gapBytes: limits.coalesceGapBytes,
+  runBytes: limits.getBytesMax,
+  // Nodes take about 9 KiB; what they claim beyond that is checked one by one.
+  runRecords: Math.max(
+    1,
+    Math.floor(limits.getPlainBytesMax / (kind === 'data' ? chunkSize : limits.nodeBytesMax / 16)),
+  ),
+})

@@ -1,0 +1,37 @@
+/** Which records go into one ranged GET. Pure. */
+import type { Range } from '../core/range.ts'
+
+export interface RecordRun<T extends Range> {
+  readonly offset: number
+  length: number
+  readonly records: T[]
+}
+
+export interface RunLimits {
+  /** Unwanted bytes between two records that are cheaper to read than another request. */
+  readonly gapBytes: number
+  readonly runBytes: number
+  readonly runRecords: number
+}
+
+/** Records of one object, in any order; a run holds at least one however large. */
+export function planRuns<T extends Range>(records: readonly T[], limits: RunLimits): RecordRun<T>[] {
+  const runs: RecordRun<T>[] = []
+  let run: RecordRun<T> | undefined
+  for (const record of [...records].sort((a, b) => a.offset - b.offset)) {
+    const end = record.offset + record.length
+    if (run && joins(run, record, end, limits)) {
+      run.length = Math.max(run.length, end - run.offset)
+      run.records.push(record)
+    } else {
+      run = { offset: record.offset, length: record.length, records: [record] }
+      runs.push(run)
+    }
+  }
+  return runs
+}
+
+const joins = (run: RecordRun<Range>, record: Range, end: number, limits: RunLimits): boolean =>
+  record.offset - (run.offset + run.length) <= limits.gapBytes &&
+  end - run.offset <= limits.runBytes &&
+  run.records.length < limits.runRecords
