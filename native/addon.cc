@@ -1,0 +1,33 @@
+// The addon's table of calls. src/native/addon.ts is its only caller and has their types.
+#include <node_api.h>
+
+#include <exception>
+
+#include "pipeline.h"
+#include "record.h"
+#include "sparse_file.h"
+
+/** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
+constexpr double kVersion = 1;
+
+NAPI_MODULE_INIT() {
+  try {
+    loadCrypto();
+  } catch (const std::exception& error) {
+    napi_throw_error(env, nullptr, error.what());
+    return nullptr;
+  }
+  napi_value version;
+  napi_create_double(env, kVersion, &version);
+  const napi_property_descriptor calls[] = {
+      {"version", nullptr, nullptr, nullptr, nullptr, version, napi_enumerable, nullptr},
+      {"digestChunks", nullptr, digestChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"compressChunks", nullptr, compressChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"sealChunks", nullptr, sealChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"openChunks", nullptr, openChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"seekFile", nullptr, seekFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"allocateFile", nullptr, allocateFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+  };
+  napi_define_properties(env, exports, sizeof calls / sizeof *calls, calls);
+  return exports;
+}

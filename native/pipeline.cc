@@ -1,0 +1,184 @@
+#include "pipeline.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+
+#include "arguments.h"
+#include "batch.h"
+#include "record.h"
+
+namespace {
+
+constexpr size_t kChunkMin = 4 * 1024;
+constexpr size_t kChunkMax = 4 * 1024 * 1024;
+constexpr uint64_t kSlots = 65535;
+
+bool isChunkSize(uint64_t size) { return size >= kChunkMin && size <= kChunkMax && (size & (size - 1)) == 0; }
+
+bool isZero(const uint8_t* data, size_t length) { return data[0] == 0 && memcmp(data, data + 1, length - 1) == 0; }
+
+std::vector<uint8_t> copyOf(Bytes bytes) { return {bytes.data, bytes.data + bytes.length}; }
+
+std::vector<uint32_t> wordsOf(Bytes bytes) {
+  std::vector<uint32_t> words(bytes.length / 4);
+  if (!words.empty()) memcpy(words.data(), bytes.data, bytes.length);
+  return words;
+}
+
+/** Hands items to parts one by one, so that a part with easy ones takes more. */
+using Counter = std::shared_ptr<std::atomic<size_t>>;
+Counter counter() { return std::make_shared<std::atomic<size_t>>(0); }
+
+}  // namespace
+
+// (source, chunkSize, idKey, ids, zero)
+napi_value digestChunks(napi_env env, napi_callback_info info) {
+  Arguments args(env, info, 5);
+  const Bytes source = args.bytes(0);
+  const uint64_t chunk_size = args.integer(1);
+  const Bytes key = args.bytes(2), ids = args.bytes(3), zero = args.bytes(4);
+  if (!args.must(isChunkSize(chunk_size) && source.length % chunk_size == 0, "Not a chunk size")) return nullptr;
+  const size_t count = source.length / chunk_size;
+  const bool fits = key.length == kKey && ids.length == count * kId && zero.length == count;
+  if (!args.must(fits, "The digests' arrays do not fit the source")) return nullptr;
+
+  Batch batch;
+  batch.run = [=, key = copyOf(key), next = counter()](unsigned) {
+    Digest digest(key.data());
+    for (size_t index; (index = (*next)++) < count;) {
+      const uint8_t* chunk = source.data + index * chunk_size;
+      zero.data[index] = isZero(chunk, chunk_size);
+      if (!zero.data[index]) digest.run(chunk, chunk_size, ids.data + index * kId);
+    }
+  };
+  return startBatch(env, args.values(), partsFor(source.length, count), std::move(batch));
+}
+
+// (source, chunkSize, indexes, target, targetOffset, lengths)
+napi_value compressChunks(napi_env env, napi_callback_info info) {
+  Arguments args(env, info, 6);
+  const Bytes source = args.bytes(0);
+  const uint64_t chunk_size = args.integer(1);
+  const Bytes index_view = args.words(2), target = args.bytes(3);
+  const uint64_t offset = args.integer(4);
+  const Bytes length_view = args.words(5);
+  if (!args.must(isChunkSize(chunk_size) && source.length % chunk_size == 0, "Not a chunk size")) return nullptr;
+  std::vector<uint32_t> indexes = wordsOf(index_view);
+  const size_t count = indexes.size(), chunks = source.length / chunk_size, room = chunk_size + kOverhead;
+  const bool inside = std::all_of(indexes.begin(), indexes.end(), [=](uint32_t index) { return index < chunks; });
+  if (!args.must(inside, "A chunk index lies past the source")) return nullptr;
+  const bool fits = length_view.length == count * 4 && offset <= target.length && count <= (target.length - offset) / room;
+  if (!args.must(fits, "The target is too small for chunks that do not shrink")) return nullptr;
+
+  // Each part begins where its first record lies at the latest; the last to end moves them together.
+  const unsigned parts = partsFor(count * chunk_size, count);
+  uint8_t* const start = target.data + offset;
+  uint32_t* const lengths = reinterpret_cast<uint32_t*>(length_view.data);
+  auto sizes = std::make_shared<std::vector<size_t>>(parts);
+  const auto first = [=](unsigned part) { return count * part / parts; };
+
+  Batch batch;
+  batch.run = [=, indexes = std::move(indexes)](unsigned part) {
+    uint8_t* at = start + first(part) * room;
+    for (size_t position = first(part); position < first(part + 1); position++) {
+      const size_t length = encodeRecord(source.data + indexes[position] * chunk_size, chunk_size, at) + kTag;
+      lengths[position] = static_cast<uint32_t>(length);
+      at += length;
+    }
+    (*sizes)[part] = static_cast<size_t>(at - (start + first(part) * room));
+  };
+  batch.finish = [=] {
+    uint8_t* end = start + (*sizes)[0];
+    for (unsigned part = 1; part < parts; part++) {
+      memmove(end, start + first(part) * room, (*sizes)[part]);
+      end += (*sizes)[part];
+    }
+  };
+  return startBatch(env, args.values(), parts, std::move(batch));
+}
+
+// (body, lengths, firstSlot, ids, key, aadPrefix)
+napi_value sealChunks(napi_env env, napi_callback_info info) {
+  Arguments args(env, info, 6);
+  const Bytes body = args.bytes(0), length_view = args.words(1);
+  const uint64_t first_slot = args.integer(2);
+  const Bytes ids = args.bytes(3), key = args.bytes(4), prefix = args.bytes(5);
+  if (!args.ok()) return nullptr;
+  const std::vector<uint32_t> lengths = wordsOf(length_view);
+  const size_t count = lengths.size();
+  std::vector<size_t> offsets;
+  offsets.reserve(count + 1);
+  offsets.push_back(0);
+  for (const uint32_t length : lengths) {
+    if (!args.must(length >= kOverhead && length <= kContentMax + kOverhead, "A record has an absurd length")) return nullptr;
+    offsets.push_back(offsets.back() + length);
+  }
+  if (!args.must(offsets.back() == body.length, "The records do not fill the body")) return nullptr;
+  if (!args.must(first_slot <= kSlots && count <= kSlots - first_slot, "A slot lies past the last one")) return nullptr;
+  const bool fits = ids.length == count * kId && key.length == kKey && prefix.length == kAadPrefix;
+  if (!args.must(fits, "Ids, key or AAD have the wrong length")) return nullptr;
+
+  Batch batch;
+  batch.run = [=, offsets = std::move(offsets), key = copyOf(key), prefix = copyOf(prefix), next = counter()](unsigned) {
+    Sealer sealer;
+    for (size_t index; (index = (*next)++) < count;) {
+      const uint32_t slot = static_cast<uint32_t>(first_slot + index);
+      const Place place{slot, ids.data + index * kId, key.data(), prefix.data()};
+      sealer.seal(body.data + offsets[index], offsets[index + 1] - offsets[index], place);
+    }
+  };
+  return startBatch(env, args.values(), partsFor(body.length, count), std::move(batch));
+}
+
+// (buffers: stored and target of each record in turn, places: slot u32 | id | key | aadPrefix of each record).
+// The array is made for this call, so that nothing else changes it. Resolves to -1, or 8 x position + fault.
+napi_value openChunks(napi_env env, napi_callback_info info) {
+  constexpr size_t kPlace = 4 + kId + kKey + kAadPrefix;
+  struct Record {
+    Bytes stored, target;
+  };
+  Arguments args(env, info, 2);
+  const Bytes places_view = args.bytes(1);
+  bool is_array = false;
+  napi_is_array(env, args.value(0), &is_array);
+  uint32_t elements = 0;
+  if (is_array) napi_get_array_length(env, args.value(0), &elements);
+  const size_t count = elements / 2;
+  const bool fits = is_array && elements % 2 == 0 && places_view.length == count * kPlace;
+  if (!args.must(fits, "The records' arrays do not fit each other")) return nullptr;
+
+  std::vector<Record> records(count);
+  size_t bytes = 0;
+  for (uint32_t index = 0; index < count && args.ok(); index++) {
+    napi_value stored, target;
+    napi_get_element(env, args.value(0), index * 2, &stored);
+    napi_get_element(env, args.value(0), index * 2 + 1, &target);
+    records[index] = {args.viewOf(stored), args.viewOf(target)};
+    args.must(records[index].target.length <= kChunkMax, "A target is larger than the largest chunk");
+    args.must(records[index].stored.length <= kContentMax + kOverhead, "A stored record is too large");
+    bytes += records[index].target.length;
+  }
+  if (!args.ok()) return nullptr;
+
+  auto fault = std::make_shared<std::atomic<size_t>>(SIZE_MAX);
+  Batch batch;
+  batch.run = [=, records = std::move(records), places = copyOf(places_view), next = counter()](unsigned) {
+    Sealer sealer;
+    for (size_t index; (index = (*next)++) < count;) {
+      const uint8_t* place = places.data() + index * kPlace;
+      const uint32_t slot = static_cast<uint32_t>(place[0]) << 24 | place[1] << 16 | place[2] << 8 | place[3];
+      const Place where{slot, place + 4, place + 4 + kId, place + 4 + kId + kKey};
+      const Record& record = records[index];
+      const Fault found = sealer.open(record.stored.data, record.stored.length, where, record.target.data, record.target.length);
+      if (found == Fault::kNone) continue;
+      // The first bad record by position, whichever part met it first; no later one is begun.
+      const size_t code = index * 8 + static_cast<size_t>(found);
+      for (size_t known = *fault; code < known && !fault->compare_exchange_weak(known, code);) {
+      }
+      next->store(count);
+    }
+  };
+  batch.result = [=] { return *fault == SIZE_MAX ? -1.0 : static_cast<double>(*fault); };
+  return startBatch(env, args.values(), partsFor(bytes, count), std::move(batch));
+}

@@ -1,0 +1,8 @@
+// The calls of src/native/addon-pipeline.ts.
+#pragma once
+#include <node_api.h>
+
+napi_value digestChunks(napi_env env, napi_callback_info info);
+napi_value compressChunks(napi_env env, napi_callback_info info);
+napi_value sealChunks(napi_env env, napi_callback_info info);
+napi_value openChunks(napi_env env, napi_callback_info info);

@@ -1,0 +1,33 @@
+/** What native/addon.cc exports. Arguments are checked by the callers here, and against memory faults again there. */
+export interface Addon {
+  readonly version: number
+  digestChunks(
+    source: Uint8Array,
+    chunkSize: number,
+    idKey: Uint8Array,
+    ids: Uint8Array,
+    zero: Uint8Array,
+  ): Promise<number>
+  compressChunks(
+    source: Uint8Array,
+    chunkSize: number,
+    indexes: Uint32Array,
+    target: Uint8Array,
+    targetOffset: number,
+    lengths: Uint32Array,
+  ): Promise<number>
+  sealChunks(
+    body: Uint8Array,
+    lengths: Uint32Array,
+    firstSlot: number,
+    ids: Uint8Array,
+    key: Uint8Array,
+    aadPrefix: Uint8Array,
+  ): Promise<number>
+  /** `buffers`: stored and target in turn. `places`: slot u32 | id | key | AAD prefix of each. -1, or 8 x position + fault. */
+  openChunks(buffers: readonly Uint8Array[], places: Uint8Array): Promise<number>
+  /** The offset, or -errno. */
+  seekFile(fd: number, offset: number, kind: 0 | 1): Promise<number>
+  /** 0, or errno. */
+  allocateFile(fd: number, offset: number, length: number, kind: 0 | 1): Promise<number>
+}
