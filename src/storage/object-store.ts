@@ -42,16 +42,23 @@ export interface ObjectStore extends AsyncDisposable {
   readonly url: string
   /**
    * The object's bytes, or `range` of them. A range that ends past the object gives what there is; one that starts past
-   * it gives 'store-not-found'-free, empty bytes. The result is the caller's own memory.
+   * it gives empty bytes. An absent key is 'store-not-found' whatever the range. The result is the caller's own memory.
    */
   get(key: string, range?: Range, options?: AbortOptions): Promise<Uint8Array>
   /** Undefined where the key is absent; an error where that could not be found out. */
   head(key: string, options?: AbortOptions): Promise<ObjectInfo | undefined>
-  /** Stores the concatenation of `body`; the arrays belong to the store until the promise settles. Overwrites unless `ifAbsent`. */
+  /**
+   * Stores the concatenation of `body`; the arrays belong to the store until the promise settles. Overwrites unless
+   * `ifAbsent`. After an error, also an abort, the object may be there all the same, whole.
+   */
   put(key: string, body: readonly Uint8Array[], options?: PutOptions): Promise<StoreReceipt>
-  /** Keys that start with `prefix`, in ascending order of their UTF-8 bytes, after `startAfter`. A failed page throws; it never ends the listing early. */
+  /**
+   * Keys that start with `prefix` (which need not end at a '/'), in ascending order of their UTF-8 bytes, after
+   * `startAfter`. A failed page throws; it never ends the listing early. Objects of others are listed too, whatever
+   * their names. Keys put or deleted while it runs may or may not be seen.
+   */
   list(prefix: string, options?: { startAfter?: string } & AbortOptions): AsyncIterable<ObjectInfo>
-  /** Removes keys; an absent one is no error. */
+  /** Removes keys, in no order; an absent one is no error. After an error some may be gone. */
   delete(keys: readonly string[], options?: AbortOptions): Promise<void>
   /** The store's clock, for progress and display only. */
   now(options?: AbortOptions): Promise<Date>
@@ -59,6 +66,12 @@ export interface ObjectStore extends AsyncDisposable {
   probe(prefix: string, options?: AbortOptions): Promise<StoreCapabilities>
 }
 
-/** A key is 1 to 1,024 bytes of [A-Za-z0-9._~%/=-], parts are not empty, '.' or '..'. Anything else is refused before it reaches a store. */
+/**
+ * A key is 1 to 1,024 bytes of [A-Za-z0-9._~%/=-]; parts are not empty, '.' or '..' and do not begin with '.tmp-', which
+ * names the unfinished files of a directory store. Anything else is refused before it reaches a store.
+ */
 export const isSafeKey = (key: string): boolean =>
-  key.length > 0 && key.length <= 1024 && /^[A-Za-z0-9._~%=-]+(\/[A-Za-z0-9._~%=-]+)*$/.test(key) && !/(^|\/)\.\.?(\/|$)/.test(key)
+  key.length > 0 &&
+  key.length <= 1024 &&
+  /^[A-Za-z0-9._~%=-]+(\/[A-Za-z0-9._~%=-]+)*$/.test(key) &&
+  !/(^|\/)(\.\.?(\/|$)|\.tmp-)/.test(key)
