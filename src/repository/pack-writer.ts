@@ -47,7 +47,7 @@ export class PackWriter {
   readonly #context: WriteContext
   readonly #options: PackWriterOptions
   readonly #pool: BufferPool
-  readonly #uploads = new Set<Promise<void>>()
+  readonly #uploads = new Map<PackId, Promise<void>>()
   readonly #aborted = new AbortController()
   #open: OpenPack | undefined
   #failure: { error: unknown } | undefined
@@ -128,17 +128,23 @@ export class PackWriter {
     const upload = this.#upload(pack, id, key, slotKey(secret, id), footer)
       .catch(error => this.#fail(error))
       .finally(() => {
-        this.#uploads.delete(upload)
+        this.#uploads.delete(id)
         this.#pool.release(pack.body)
       })
-    this.#uploads.add(upload)
+    this.#uploads.set(id, upload)
+  }
+
+  /** Settles when a pack that is on its way is stored. Throws if any upload failed. */
+  async whenStored(pack: PackId): Promise<void> {
+    await this.#uploads.get(pack)
+    this.#throwIfFailed()
   }
 
   /** Closes the open pack and waits until everything is stored. */
   async finish(options: AbortOptions = {}): Promise<void> {
     this.#throwIfFailed()
     this.close()
-    await abortable(Promise.all(this.#uploads), options)
+    await abortable(Promise.all(this.#uploads.values()), options)
     this.#throwIfFailed()
   }
 
@@ -146,7 +152,7 @@ export class PackWriter {
   async abandon(reason: unknown): Promise<void> {
     this.#fail(reason)
     this.#open = undefined
-    await Promise.all(this.#uploads)
+    await Promise.all(this.#uploads.values())
   }
 
   async #upload(pack: OpenPack, id: PackId, objectKey: string, key: Uint8Array, footer: Uint8Array): Promise<void> {
