@@ -18,6 +18,13 @@ export type ErrorCode =
   | 'ambiguous'
   | 'qmp-unreachable'
   | 'tool-missing'
+  | 'session-exists'
+  | 'session-busy'
+  // sessions and outputs on this host
+  | 'session-damaged'
+  | 'session-newer'
+  | 'output-failed'
+  | 'tool-failed'
   // stores
   | 'store-not-found'
   | 'store-unreachable'

@@ -104,6 +104,11 @@ export interface ChunkSource {
     deliver: (ref: ChunkRef, content: Uint8Array) => void,
     options?: AbortOptions,
   ): Promise<void>
+  /**
+   * 1 where refs[i] holds exactly bytes [i x chunkSize, (i + 1) x chunkSize) of `contents`, told by its keyed id and without a
+   * request. Absent where the holder of the keys may not compute ids. For `restore --onto`, which then fetches only what differs.
+   */
+  matches?(refs: readonly ChunkRef[], contents: Uint8Array): Promise<Uint8Array>
 }
 
 /** A committed point, pinned for as long as it is open (READER rules). Dispose removes the pin. */
@@ -113,6 +118,10 @@ export interface RecoveryPoint extends AsyncDisposable {
   readonly manifest: Manifest
   /** Undefined pin: the store refused to write one; reads are then safe for GC's grace only, and the caller says so. */
   readonly pinned: boolean
+  /** The pin's id, which a session file remembers; undefined when not pinned. */
+  readonly pinId?: string
+  /** From now on dispose leaves the pin in place: a stopped session keeps its point until `Repository.dropPin`. */
+  keepPin?(): void
   /** Throws 'no-such-disk'. */
   disk(name: string): ChunkSource
 }
@@ -181,7 +190,13 @@ export interface Repository extends AsyncDisposable {
   /** The manifest without a pin: for tables and plans, never for data. */
   manifest(point: PointSummary, options?: AbortOptions): Promise<Manifest>
   /** READER steps 1 to 4. */
-  openPoint(point: PointSummary, options: { pin: PinKind | 'none' } & AbortOptions): Promise<RecoveryPoint>
+  openPoint(
+    point: PointSummary,
+    /** `pinId`: the pin of a session that resumes; used if it still exists, else a new one is put (READER step 6). */
+    options: { pin: PinKind | 'none'; pinId?: string } & AbortOptions,
+  ): Promise<RecoveryPoint>
+  /** Removes a pin that `keepPin` left; an absent one is no error. */
+  dropPin?(pinId: string, options?: AbortOptions): Promise<void>
   /** WRITER steps 1 to 3. */
   beginPoint(request: BeginPoint): Promise<PointWriter>
 }
