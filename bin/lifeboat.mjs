@@ -1,0 +1,64 @@
+#!/usr/bin/env node
+/**
+ * The command `lifeboat`. Plain JavaScript, because it may be started by an older Node than the program needs: then it
+ * starts itself again with the Node that the package brings along. In a checkout it runs src/ as it is, in an installed
+ * package dist/.
+ */
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+
+const NODE_NEEDED = 24
+const home = dirname(dirname(fileURLToPath(import.meta.url)))
+
+if (Number.parseInt(process.versions.node, 10) >= NODE_NEEDED) await runProgram()
+else runAgain(packagedNode())
+
+function runProgram() {
+  const source = join(home, 'src', 'cli', 'main.ts')
+  const compiled = join(home, 'dist', 'cli', 'main.js')
+  const entry = [source, compiled].find(path => existsSync(path))
+  if (entry === undefined) giveUp(`Neither ${source} nor ${compiled} exists.`, 'Please run: npm run build')
+  return import(pathToFileURL(entry).href)
+}
+
+/** npm may have put the package `node` beside this one or above it. */
+function packagedNode() {
+  try {
+    const node = join(dirname(createRequire(import.meta.url).resolve('node/package.json')), 'bin', 'node')
+    if (existsSync(node)) return node
+  } catch {
+    // Not installed at all: said below.
+  }
+  const cure = existsSync(join(home, 'scripts', 'setup.mjs'))
+    ? 'npm run setup'
+    : 'npm rebuild node --ignore-scripts=false'
+  return giveUp(
+    `Lifeboat needs Node ${NODE_NEEDED} or later; this is ${process.version}, and the package's own is not there.`,
+    `Please run in ${home}: ${cure}`,
+  )
+}
+
+function runAgain(node) {
+  const child = spawn(node, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' })
+  // A terminal's Ctrl-C reaches the child by itself, and a second one would mean "at once".
+  process.on('SIGINT', () => {
+    if (!process.stdin.isTTY) child.kill('SIGINT')
+  })
+  for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal))
+  child.on('error', error => giveUp(`${node} did not start: ${error.message}`, 'Please run: npm rebuild node'))
+  child.on('close', (code, signal) => {
+    if (signal === null) process.exitCode = code
+    else {
+      process.removeAllListeners(signal)
+      process.kill(process.pid, signal)
+    }
+  })
+}
+
+function giveUp(...lines) {
+  process.stderr.write(`${lines.join('\n')}\n`)
+  process.exit(2)
+}

@@ -1,0 +1,79 @@
+/**
+ * Runs the tests of one kind: `ordinary` is every *.test.ts without a further suffix, `full` every *.full.test.ts, `soak`
+ * every *.soak.test.ts. Arguments narrow it to the files whose path contains one of them.
+ *
+ * The last line counts what node:test itself counted. With CI=true a skipped test, or none at all, is a failure: a machine
+ * that lacks a tool must not look green.
+ */
+import { globSync } from 'node:fs'
+import process from 'node:process'
+import { finished } from 'node:stream/promises'
+import { run } from 'node:test'
+import { spec } from 'node:test/reporters'
+import { endLeftovers } from '../test/guest/process-record.ts'
+
+interface Kind {
+  readonly files: RegExp
+  readonly fileTimeoutMs: number
+}
+
+const KINDS: Readonly<Record<string, Kind>> = {
+  ordinary: { files: /^[^.]+\.test\.ts$/, fileTimeoutMs: 5 * 60_000 },
+  full: { files: /\.full\.test\.ts$/, fileTimeoutMs: 40 * 60_000 },
+  soak: { files: /\.soak\.test\.ts$/, fileTimeoutMs: 12 * 3_600_000 },
+}
+
+interface Count {
+  passed: number
+  failed: number
+  skipped: number
+}
+
+const [name = '', ...filters] = process.argv.slice(2)
+const kind = KINDS[name]
+if (kind === undefined) throw new Error(`no such kind of tests: '${name}'`)
+
+const files = globSync('test/**/*.test.ts')
+  .sort()
+  .filter(path => kind.files.test(path.slice(path.lastIndexOf('/') + 1)))
+  .filter(path => filters.length === 0 || filters.some(filter => path.includes(filter)))
+
+// Files that start guests or occupy the machine run one at a time; two processors take two of the others.
+const alone = (path: string): boolean => name !== 'ordinary' || path.startsWith('test/integration/')
+const count: Count = { passed: 0, failed: 0, skipped: 0 }
+const stop = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort())
+
+endLeftovers()
+await runFiles(
+  files.filter(path => !alone(path)),
+  2,
+)
+await runFiles(files.filter(alone), 1)
+endLeftovers()
+
+const { passed, failed, skipped } = count
+const strict = process.env.CI === 'true'
+const complaints = [
+  ...(passed + failed === 0 && (strict || filters.length > 0) ? ['no test ran'] : []),
+  ...(strict && skipped > 0 ? [`${skipped} skipped: this machine lacks something that the tests need`] : []),
+  ...(stop.signal.aborted ? ['interrupted'] : []),
+]
+for (const complaint of complaints) process.stdout.write(`not accepted: ${complaint}\n`)
+process.stdout.write(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}\n`)
+process.exitCode = failed > 0 || complaints.length > 0 ? 1 : 0
+
+async function runFiles(batch: readonly string[], concurrency: number): Promise<void> {
+  if (batch.length === 0 || stop.signal.aborted) return
+  const events = run({ files: [...batch], concurrency, timeout: kind?.fileTimeoutMs, signal: stop.signal })
+  events.on('test:summary', ({ file, counts }) => {
+    // One summary for each file, and a last one without a name for all of them.
+    if (file !== undefined) return
+    count.passed += counts.passed
+    count.skipped += counts.skipped + counts.todo
+    count.failed += counts.tests - counts.passed - counts.skipped - counts.todo
+  })
+  const shown = events.compose(spec)
+  shown.pipe(process.stdout, { end: false })
+  await finished(shown)
+}

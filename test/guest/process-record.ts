@@ -1,0 +1,136 @@
+/**
+ * Programs that tests start must not outlive them. Three nets: the kernel kills the child when its parent dies
+ * (`setpriv --pdeathsig`), the parent kills it when it exits, and a record on disk lets the next run end what slipped
+ * through. A record names processes by pid and start time, so that a reused pid is never hit.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { cacheFolder } from './recipe-cache.ts'
+
+export interface OwnedProcess {
+  readonly child: ChildProcess
+  /** Resolves when the program has ended; never rejects. */
+  readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>
+  /** Standard output and error so far, the last 64 KiB. */
+  log(): string
+}
+
+interface ProcessRecord {
+  readonly pid: number
+  readonly startTime: string
+  readonly ownerPid: number
+  readonly ownerStartTime: string
+  /** A folder that belongs to the process and goes with it. */
+  readonly scratch?: string
+}
+
+const LOG_BYTES = 64 * 1024
+const folder = (): string => join(cacheFolder(), 'processes')
+
+/** Starts a program that ends with us, at the latest. */
+export function startOwned(
+  command: string,
+  args: readonly string[],
+  options: { scratch?: string; env?: NodeJS.ProcessEnv } = {},
+): OwnedProcess {
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', command, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: options.env ?? process.env,
+  })
+  let log = ''
+  const take = (chunk: Buffer): void => {
+    log = (log + chunk.toString()).slice(-LOG_BYTES)
+  }
+  child.stdout.on('data', take)
+  child.stderr.on('data', take)
+  const kill = (): void => {
+    child.kill('SIGKILL')
+  }
+  process.once('exit', kill)
+  const drop = child.pid === undefined ? () => {} : record(child.pid, options.scratch)
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(resolve => {
+    const end = (code: number | null, signal: NodeJS.Signals | null): void => {
+      process.off('exit', kill)
+      drop()
+      resolve({ code, signal })
+    }
+    child.once('close', end)
+    child.once('error', error => {
+      log += error.message
+      end(127, null)
+    })
+  })
+  return { child, ended, log: () => log }
+}
+
+/** Writes a record for a process of ours; the result removes it again. */
+export function record(pid: number, scratch?: string): () => void {
+  const entry: ProcessRecord = {
+    pid,
+    startTime: startTimeOf(pid),
+    ownerPid: process.pid,
+    ownerStartTime: startTimeOf(process.pid),
+    ...(scratch === undefined ? {} : { scratch }),
+  }
+  mkdirSync(folder(), { recursive: true })
+  const path = join(folder(), `${pid}-${entry.startTime}.json`)
+  writeFileSync(path, JSON.stringify(entry))
+  return () => rmSync(path, { force: true })
+}
+
+/** Ends processes and removes folders whose owner is gone. Those of a run that is still under way are left alone. */
+export function endLeftovers(): void {
+  for (const name of listOrEmpty(folder())) {
+    const path = join(folder(), name)
+    const entry = parseRecord(path)
+    if (entry !== undefined) {
+      if (startTimeOf(entry.ownerPid) === entry.ownerStartTime) continue
+      if (startTimeOf(entry.pid) === entry.startTime) process.kill(entry.pid, 'SIGKILL')
+      if (entry.scratch !== undefined) rmSync(entry.scratch, { recursive: true, force: true })
+    }
+    rmSync(path, { force: true })
+  }
+}
+
+/** Field 22 of /proc/PID/stat; empty when there is no such process. */
+export function startTimeOf(pid: number): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+  } catch {
+    return ''
+  }
+}
+
+/** Undefined for a record that a killed run left half written. */
+function parseRecord(path: string): ProcessRecord | undefined {
+  try {
+    const value: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    return isRecord(value) ? value : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const isRecord = (value: unknown): value is ProcessRecord =>
+  typeof value === 'object' &&
+  value !== null &&
+  'pid' in value &&
+  typeof value.pid === 'number' &&
+  'startTime' in value &&
+  typeof value.startTime === 'string' &&
+  value.startTime !== '' &&
+  'ownerPid' in value &&
+  typeof value.ownerPid === 'number' &&
+  'ownerStartTime' in value &&
+  typeof value.ownerStartTime === 'string' &&
+  (!('scratch' in value) || typeof value.scratch === 'string')
+
+function listOrEmpty(path: string): string[] {
+  try {
+    return readdirSync(path)
+  } catch {
+    return []
+  }
+}
