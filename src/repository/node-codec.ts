@@ -43,12 +43,12 @@ export class TreeNode implements NodeContent {
   }
 
   has(position: number): boolean {
-    return this.#columns.ranks[position]! > 0
+    return (this.#columns.ranks[position] ?? 0) > 0
   }
 
   /** What lies at `position`; undefined reads as zeros all the way down. */
   ref(position: number): ChunkRef | undefined {
-    const entry = this.#columns.ranks[position]! - 1
+    const entry = (this.#columns.ranks[position] ?? 0) - 1
     if (entry < 0) return undefined
     const known = this.#refs[entry]
     if (known) return known

@@ -1,0 +1,70 @@
+import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { ChunkFetcher } from './chunk-fetcher.ts'
+import type { TreeNode } from './node-codec.ts'
+import type { ChunkRef, ChunkSource } from './repository.ts'
+import type { TreeReader } from './tree-reader.ts'
+
+/** The chunks of one disk: places from its tree, contents through the repository's fetcher. */
+export class DiskChunks implements ChunkSource {
+  readonly size: number
+  readonly chunkSize: number
+  readonly tree: TreeReader
+  readonly #fetcher: ChunkFetcher
+
+  constructor(tree: TreeReader, fetcher: ChunkFetcher) {
+    this.size = tree.geometry.size
+    this.chunkSize = tree.geometry.chunkSize
+    this.tree = tree
+    this.#fetcher = fetcher
+  }
+
+  async locate(first: number, count: number, options: AbortOptions = {}): Promise<readonly (ChunkRef | undefined)[]> {
+    this.#refuseOutside(first, count)
+    const firstLeaf = Math.floor(first / limits.leafWidth)
+    const lastLeaf = Math.floor((first + Math.max(1, count) - 1) / limits.leafWidth)
+    const indexes = Array.from({ length: lastLeaf - firstLeaf + 1 }, (_, n) => firstLeaf + n)
+    const leaves = await this.tree.nodes(0, indexes, options)
+    return collect(first, count, leaf => leaves[leaf - firstLeaf])
+  }
+
+  locateNow(first: number, count: number): readonly (ChunkRef | undefined)[] | undefined {
+    this.#refuseOutside(first, count)
+    const firstLeaf = Math.floor(first / limits.leafWidth)
+    const leaves: (TreeNode | undefined)[] = []
+    for (let leaf = firstLeaf; leaf * limits.leafWidth < first + count; leaf++) {
+      const node = this.tree.nodeNow(0, leaf)
+      if (node === 'unknown') return undefined
+      leaves.push(node)
+    }
+    return collect(first, count, leaf => leaves[leaf - firstLeaf])
+  }
+
+  fetch(
+    refs: readonly ChunkRef[],
+    deliver: (ref: ChunkRef, content: Uint8Array) => void,
+    options: AbortOptions = {},
+  ): Promise<void> {
+    const { domain } = this.tree
+    const request = { kind: 'data', domain, chunkSize: this.chunkSize, checkIds: 'sampled' } as const
+    return this.#fetcher.fetch(request, refs, deliver, options)
+  }
+
+  #refuseOutside(first: number, count: number): void {
+    if (first < 0 || count < 0 || first + count > this.tree.geometry.chunks)
+      throw new RangeError(`chunks ${first} to ${first + count} of ${this.tree.geometry.chunks}`)
+  }
+}
+
+function collect(
+  first: number,
+  count: number,
+  leafAt: (index: number) => TreeNode | undefined,
+): readonly (ChunkRef | undefined)[] {
+  const refs: (ChunkRef | undefined)[] = []
+  for (let chunk = first; chunk < first + count; chunk++) {
+    const leaf = leafAt(Math.floor(chunk / limits.leafWidth))
+    refs.push(leaf?.ref(chunk % limits.leafWidth))
+  }
+  return refs
+}

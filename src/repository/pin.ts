@@ -1,0 +1,76 @@
+/** A reader's mark on the point that it reads (READER rules 1 and 6): GC leaves a pinned point alone. */
+import type { Clock } from '../core/clock.ts'
+import { isLifeboatError, messageOf } from '../core/errors.ts'
+import { hex, type PointId } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
+import type { Random } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { ControlObjects } from './control-object.ts'
+import { pinKey } from './object-keys.ts'
+import type { PinKind } from './repository.ts'
+
+export interface PinRequest {
+  readonly point: PointId
+  /** The manifest's key. */
+  readonly manifest: string
+  readonly kind: PinKind
+  readonly host: string
+}
+
+export interface Pin extends AsyncDisposable {
+  readonly id: string
+}
+
+interface PinContext {
+  readonly control: ControlObjects
+  readonly clock: Clock
+  readonly random: Random
+}
+
+/** A pin counts as alive while its counter rises within its expiry: a quarter leaves room for three failed attempts. */
+const REFRESHES_PER_EXPIRY = 4
+
+/** A session's pin stays until it is removed: the session may sleep for months. */
+const expiryOf = (kind: PinKind): number | null => (kind === 'session' ? null : limits.pinExpiryMs)
+
+/** Undefined where the store forbids writing: the caller then reads unpinned and says so. */
+export async function placePin(
+  { control, clock, random }: PinContext,
+  request: PinRequest,
+  options: AbortOptions = {},
+): Promise<Pin | undefined> {
+  const id = hex(random(8))
+  const key = pinKey(id)
+  const created = clock.now().toISOString()
+  const document = { ...request, expiryMs: expiryOf(request.kind), created }
+  try {
+    await control.put('pin', key, { counter: 1, ...document }, options)
+  } catch (error) {
+    if (isLifeboatError(error, 'store-denied')) return undefined
+    throw error
+  }
+  const ended = new AbortController()
+  const refreshing = refresh()
+  return {
+    id,
+    async [Symbol.asyncDispose]() {
+      ended.abort()
+      await refreshing
+      // A pin that stays behind expires by itself, and the reader has done its work.
+      await control.delete([key]).catch(error => process.emitWarning(`pin ${id} was not removed: ${messageOf(error)}`))
+    },
+  }
+
+  async function refresh(): Promise<void> {
+    const { expiryMs } = document
+    if (expiryMs === null) return
+    for (let counter = 2; ; counter++)
+      try {
+        await clock.sleep(expiryMs / REFRESHES_PER_EXPIRY, { signal: ended.signal })
+        await control.put('pin', key, { counter, ...document }, { signal: ended.signal })
+      } catch {
+        // Either the reader has ended, or the next attempt comes in time.
+        if (ended.signal.aborted) return
+      }
+  }
+}

@@ -1,0 +1,226 @@
+/**
+ * One disk's tree, read as it is needed (docs/repository-format.md, section 5). Every node is authenticated, its content id
+ * recomputed, and kept in a bounded cache. Whoever misses the same node at once waits for one request, which is claimed
+ * before the first await; leaves bring their next siblings along where those lie beside them.
+ */
+import { LRUCache } from 'lru-cache'
+import { LifeboatError } from '../core/errors.ts'
+import { type DomainId, hex } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { nodeId } from '../crypto/ids.ts'
+import { abortable } from './abortable.ts'
+import type { Keyring } from './keyring.ts'
+import { parseNode, type TreeNode } from './node-codec.ts'
+import { packKey } from './object-keys.ts'
+import { epochOf } from './record-keys.ts'
+import type { RecordReader } from './record-reader.ts'
+import type { ChunkRef } from './repository.ts'
+import { type TreeGeometry, widthAt } from './tree-geometry.ts'
+
+export interface TreeSource {
+  readonly domain: DomainId
+  readonly geometry: TreeGeometry
+  /** The encoded top list. */
+  readonly top: Uint8Array
+  readonly keyring: Keyring
+  readonly records: RecordReader
+  /** Bytes of parsed nodes that are kept. */
+  readonly cacheBytes?: number
+}
+
+interface Claim {
+  readonly name: number
+  readonly level: number
+  readonly index: number
+  readonly settled: PromiseWithResolvers<TreeNode | undefined>
+}
+
+export class TreeReader implements AsyncDisposable {
+  readonly geometry: TreeGeometry
+  readonly domain: DomainId
+  readonly top: TreeNode
+  readonly #source: TreeSource
+  readonly #known: LRUCache<number, TreeNode>
+  readonly #pending = new Map<number, Promise<TreeNode | undefined>>()
+  readonly #work = new Set<Promise<void>>()
+  readonly #closed = new AbortController()
+
+  /** Throws 'absurd-object' for a top list that does not fit the disk. */
+  constructor(source: TreeSource) {
+    this.#source = source
+    this.geometry = source.geometry
+    this.domain = source.domain
+    this.top = parseNode(source.top, source.geometry, source.geometry.topLevel + 1, 0)
+    this.#known = new LRUCache({
+      maxSize: source.cacheBytes ?? limits.nodeCacheBytes,
+      sizeCalculation: node => node.memoryBytes,
+    })
+  }
+
+  /** Node `index` of `level`; topLevel + 1 is the top list. Undefined: all of it is zeros. */
+  async node(level: number, index: number, options: AbortOptions = {}): Promise<TreeNode | undefined> {
+    const known = this.nodeNow(level, index)
+    if (known !== 'unknown') return known
+    const [node] = await this.nodes(level, [index], options)
+    return node
+  }
+
+  /** The same if all nodes on the way are in memory. */
+  nodeNow(level: number, index: number): TreeNode | undefined | 'unknown' {
+    if (level > this.geometry.topLevel) return this.top
+    const known = this.#known.get(nameOf(level, index))
+    if (known) return known
+    const parent = this.nodeNow(level + 1, this.#parentOf(level, index))
+    if (parent === 'unknown') return parent
+    return parent?.has(this.#positionOf(level, index)) ? 'unknown' : undefined
+  }
+
+  /** Several nodes of one level, those that are not known in as few requests as their places allow. */
+  async nodes(
+    level: number,
+    indexes: readonly number[],
+    options: AbortOptions = {},
+  ): Promise<(TreeNode | undefined)[]> {
+    options.signal?.throwIfAborted()
+    const claims: Claim[] = []
+    const results = indexes.map(index => {
+      const known = this.nodeNow(level, index)
+      return known === 'unknown'
+        ? (this.#pending.get(nameOf(level, index)) ?? this.#claim(level, index, claims))
+        : known
+    })
+    if (claims.length > 0) this.#start(level, claims)
+    return await abortable(Promise.all(results), options)
+  }
+
+  /** Reads the path to the first chunk, because every reader of a disk begins there. A failure is left to who asks next. */
+  prefetchStart(): void {
+    if (this.geometry.chunks === 0 || this.nodeNow(0, 0) !== 'unknown') return
+    this.#own(this.nodes(0, [0]).then(ignore, ignore))
+  }
+
+  /** Aborts what is under way and waits for it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed.abort(new LifeboatError('interrupted', 'the disk was closed while it was read'))
+    await Promise.all(this.#work)
+  }
+
+  #claim(level: number, index: number, claims: Claim[]): Promise<TreeNode | undefined> {
+    const name = nameOf(level, index)
+    const settled = Promise.withResolvers<TreeNode | undefined>()
+    // A sibling that came along may have nobody who waits for it.
+    settled.promise.catch(ignore)
+    this.#pending.set(name, settled.promise)
+    claims.push({ name, level, index, settled })
+    return settled.promise
+  }
+
+  #start(level: number, claims: Claim[]): void {
+    const work = this.#load(level, claims)
+      .catch(error => {
+        for (const { settled } of claims) settled.reject(error)
+      })
+      .finally(() => {
+        for (const { name } of claims) this.#pending.delete(name)
+      })
+    this.#own(work)
+  }
+
+  /** The tree owns its requests: they serve whoever else waits, so they end with the tree and not with one caller's signal. */
+  #own(work: Promise<void>): void {
+    const tracked: Promise<void> = work.finally(() => this.#work.delete(tracked))
+    this.#work.add(tracked)
+  }
+
+  async #load(level: number, claims: Claim[]): Promise<void> {
+    const signal = this.#closed.signal
+    const parentIndexes = [...new Set(claims.map(({ index }) => this.#parentOf(level, index)))]
+    const parents = await this.nodes(level + 1, parentIndexes, { signal })
+    const byIndex = new Map(parentIndexes.map((index, n) => [index, parents[n]]))
+    const wanted = new Map<ChunkRef, Claim>()
+    for (const claim of [...claims]) {
+      const parent = byIndex.get(this.#parentOf(level, claim.index))
+      const ref = parent?.ref(this.#positionOf(level, claim.index))
+      if (!parent || !ref) claim.settled.resolve(undefined)
+      else wanted.set(ref, claim)
+      if (parent && ref && level === 0) this.#claimSiblings(parent, ref, claim.index, claims, wanted)
+    }
+    const { keyring, records } = this.#source
+    const epochs = new Set([...wanted.keys()].map(ref => epochOf(ref.pack)))
+    const [epoch = 0] = epochs
+    const { nodeIdKey } = await keyring.domainKeys(this.domain, epoch, { signal })
+    const receiver = {
+      deliver: (ref: ChunkRef, content: Uint8Array) => {
+        const claim = wanted.get(ref)
+        if (claim) this.#settle(claim, ref, content, nodeIdKey)
+      },
+      fail: (ref: ChunkRef, error: unknown) => wanted.get(ref)?.settled.reject(error),
+    }
+    const { chunkSize } = this.geometry
+    await records.read(
+      { kind: 'meta', domain: this.domain, chunkSize, checkIds: 'all' },
+      [...wanted.keys()],
+      receiver,
+      { signal },
+    )
+  }
+
+  /** The leaves right behind this one, as long as they lie behind it in its pack. */
+  #claimSiblings(
+    parent: TreeNode,
+    first: ChunkRef,
+    index: number,
+    claims: Claim[],
+    wanted: Map<ChunkRef, Claim>,
+  ): void {
+    let last = first
+    for (let next = index + 1; next < index + limits.leavesPerGet; next++) {
+      if (this.#parentOf(0, next) !== this.#parentOf(0, index)) return
+      const position = this.#positionOf(0, next)
+      const ref = position < parent.width ? parent.ref(position) : undefined
+      if (!ref || ref.pack !== last.pack || ref.offset !== last.offset + last.length) return
+      const name = nameOf(0, next)
+      if (!this.#known.has(name) && !this.#pending.has(name)) {
+        this.#claim(0, next, claims)
+        wanted.set(ref, claims.at(-1)!)
+      }
+      last = ref
+    }
+  }
+
+  #settle({ name, level, index, settled }: Claim, ref: ChunkRef, content: Uint8Array, nodeIdKey: Uint8Array): void {
+    try {
+      const node = parseNode(content, this.geometry, level, index)
+      if (Buffer.compare(nodeId(nodeIdKey, node), ref.id) !== 0)
+        throw new LifeboatError('corrupt-object', 'holds another content than its id says')
+      this.#known.set(name, node)
+      settled.resolve(node)
+    } catch (cause) {
+      settled.reject(this.#named(ref, cause))
+    }
+  }
+
+  #named(ref: ChunkRef, cause: unknown): unknown {
+    if (!(cause instanceof LifeboatError)) return cause
+    const object = packKey('meta', this.domain, ref.pack)
+    return new LifeboatError(cause.code, `The tree node in slot ${ref.slot} of ${object}: ${cause.message}`, {
+      details: { object, pack: ref.pack, slot: ref.slot, content: hex(ref.id) },
+      hint: 'Run `lifeboat verify` to see which points and disk ranges it harms; other points still restore.',
+      cause,
+    })
+  }
+
+  #parentOf(level: number, index: number): number {
+    return level >= this.geometry.topLevel ? 0 : Math.floor(index / widthAt(this.geometry, level + 1))
+  }
+
+  #positionOf(level: number, index: number): number {
+    return level >= this.geometry.topLevel ? index : index % widthAt(this.geometry, level + 1)
+  }
+}
+
+/** Levels are few, and a disk of 2^53 bytes has fewer than 2^35 leaves. */
+const nameOf = (level: number, index: number): number => level * 2 ** 40 + index
+
+const ignore = () => {}
