@@ -1,0 +1,302 @@
+import assert from 'node:assert/strict'
+import { createHmac } from 'node:crypto'
+import { test } from 'node:test'
+import { zstdCompressSync } from 'node:zlib'
+import { isLifeboatError } from '../../../src/core/errors.ts'
+import { KiB, MiB } from '../../../src/core/limits.ts'
+import { seededRandom } from '../../../src/core/random.ts'
+import { loadAddon } from '../../../src/native/native.ts'
+import type { OpenRecord, Pipeline } from '../../../src/native/pipeline.ts'
+import { isZero } from '../../../src/native/zero.ts'
+import { CONTENTS, chunkOf, pipelines, plaintextOf, repeatingFrame, sealPlaintext, sealSource } from './batches.ts'
+
+const seed = String(process.pid)
+const random = seededRandom(seed)
+
+const sourceOf = (chunkSize: number, count: number): Uint8Array =>
+  Buffer.concat(Array.from({ length: count }, (_, at) => chunkOf(CONTENTS[at % CONTENTS.length]!, chunkSize, random)))
+
+const faultOf = async (pipeline: Pipeline, records: readonly OpenRecord[]): Promise<string> => {
+  const error: unknown = await pipeline.openChunks(records).then(
+    () => 'opened',
+    reason => reason,
+  )
+  if (!isLifeboatError(error, 'corrupt-object')) return String(error)
+  return `${error.details.reason} at ${error.details.position}`
+}
+
+const [, [, addon]] = pipelines as [unknown, readonly [string, Pipeline]]
+
+test(`twin and addon give the same ids and open each other's records, seed ${seed}`, async () => {
+  for (const [chunkSize, count] of [
+    [4 * KiB, 100],
+    [64 * KiB, 37],
+    [4 * MiB, 6],
+    [64 * KiB, 1],
+  ] as const) {
+    const source = sourceOf(chunkSize, count)
+    const sealed = []
+    for (const [name, pipeline] of pipelines)
+      sealed.push({ name, ...(await sealSource(pipeline, source, chunkSize, seededRandom('same'))) })
+    assert.deepEqual(sealed[0]!.ids, sealed[1]!.ids)
+    assert.deepEqual(sealed[0]!.indexes, sealed[1]!.indexes)
+    for (const { name, records, indexes } of sealed)
+      for (const [reader, pipeline] of pipelines) {
+        for (const record of records) record.target.fill(0xee)
+        await pipeline.openChunks(records)
+        records.forEach((record, position) => {
+          const start = indexes[position]! * chunkSize
+          const same = Buffer.compare(record.target, source.subarray(start, start + chunkSize)) === 0
+          assert.ok(same, `${chunkSize}: ${reader} read record ${position} of ${name} wrongly`)
+        })
+        const nodes = chunkSize <= MiB ? await pipeline.openNodes(records) : []
+        for (const [position, node] of nodes.entries()) assert.deepEqual(node, Buffer.from(records[position]!.target))
+      }
+  }
+})
+
+test('an id is HMAC-SHA-256 of the chunk, and only a chunk of zeros counts as zero', async () => {
+  const key = random(32)
+  const source = sourceOf(64 * KiB, 12)
+  for (const [, pipeline] of pipelines) {
+    const { ids, zero } = await pipeline.digestChunks(source, 64 * KiB, key)
+    for (let index = 0; index < 12; index++) {
+      const chunk = source.subarray(index * 64 * KiB, (index + 1) * 64 * KiB)
+      assert.equal(zero[index], index % CONTENTS.length === 0 ? 1 : 0)
+      assert.equal(isZero(chunk), zero[index] === 1)
+      if (zero[index] === 1) continue
+      assert.deepEqual(
+        Buffer.from(ids.subarray(index * 32, index * 32 + 32)),
+        createHmac('sha256', key).update(chunk).digest(),
+      )
+    }
+  }
+  assert.ok(isZero(new Uint8Array(0)))
+})
+
+test('chunks that do not shrink are stored as they are, in exactly the space that the contract names', async () => {
+  const source = random(256 * KiB)
+  for (const [, pipeline] of pipelines) {
+    const target = new Uint8Array(4 * (64 * KiB + 20))
+    const lengths = await pipeline.compressChunks(source, 64 * KiB, Uint32Array.of(3, 0, 0, 1), target, 0)
+    assert.deepEqual([...lengths], [65556, 65556, 65556, 65556])
+    assert.deepEqual([...target.subarray(0, 4)], [0, 1, 0, 0])
+    assert.equal(Buffer.compare(target.subarray(4, 4 + 64 * KiB), source.subarray(192 * KiB)), 0)
+    await assert.rejects(
+      pipeline.compressChunks(source, 64 * KiB, Uint32Array.of(0), target.subarray(0, 64 * KiB + 19), 0),
+      RangeError,
+    )
+  }
+})
+
+test('a flipped bit anywhere in a record, or in its place, key or id, is refused', async () => {
+  const { records } = await sealSource(addon, sourceOf(4 * KiB, 6), 4 * KiB, random)
+  const record = records.find(({ stored }) => stored.length < 4 * KiB)!
+  const flipped = (bytes: Uint8Array, at: number): Uint8Array =>
+    bytes.map((byte, index) => (index === at ? byte ^ 0x10 : byte))
+  for (const [, pipeline] of pipelines) {
+    assert.equal(await faultOf(pipeline, [record]), 'opened')
+    for (let at = 0; at < record.stored.length; at++)
+      assert.equal(
+        await faultOf(pipeline, [{ ...record, stored: flipped(record.stored, at) }]),
+        'tag at 0',
+        `byte ${at}`,
+      )
+    for (const other of [
+      { slot: record.slot + 1 },
+      { id: flipped(record.id, 31) },
+      { key: flipped(record.key, 0) },
+      { aadPrefix: flipped(record.aadPrefix, 51) },
+      { stored: record.stored.subarray(0, -1) },
+      { stored: record.stored.subarray(1) },
+    ])
+      assert.equal(await faultOf(pipeline, [{ ...record, ...other }]), 'tag at 0')
+    assert.equal(await faultOf(pipeline, [{ ...record, stored: record.stored.subarray(0, 19) }]), 'short at 0')
+    assert.equal(await faultOf(pipeline, [{ ...record, target: new Uint8Array(8 * KiB) }]), 'length at 0')
+    assert.equal(await faultOf(pipeline, [{ ...record, target: new Uint8Array(0) }]), 'length at 0')
+  }
+})
+
+test('the first bad record of a batch is named', async () => {
+  const { records } = await sealSource(addon, sourceOf(64 * KiB, 60), 64 * KiB, random)
+  for (const [, pipeline] of pipelines)
+    for (const bad of [0, 17, records.length - 1]) {
+      const damaged = records.map((record, at) =>
+        at === bad || at === records.length - 1 ? { ...record, slot: 1 } : record,
+      )
+      assert.equal(await faultOf(pipeline, damaged), `tag at ${bad}`)
+    }
+})
+
+test('lying lengths, unknown codecs and zstd bombs are refused, and take no memory', async () => {
+  const size = 64 * KiB
+  const text = chunkOf('text', size, random)
+  const frame = zstdCompressSync(text)
+  const window = [0x00, 0x38] // no content size; a window of 128 KiB
+  const cases: [name: string, plaintext: Uint8Array, fault: string][] = [
+    ['a good frame without content size', plaintextOf(1, size, repeatingFrame(window, 1, size)), 'opened'],
+    ['unknown codec', plaintextOf(2, size, frame), 'codec at 0'],
+    ['stored, too short', plaintextOf(0, size, text.subarray(1)), 'length at 0'],
+    ['stored, too long', plaintextOf(0, size, Buffer.concat([text, text.subarray(0, 1)])), 'length at 0'],
+    ['another stated length', plaintextOf(1, size - 1, frame), 'length at 0'],
+    ['a chunk of nothing', plaintextOf(1, size, new Uint8Array(0)), 'zstd at 0'],
+    ['a frame that gives less', plaintextOf(1, size, repeatingFrame(window, 1, size - 1)), 'zstd at 0'],
+    ['a bomb without content size', plaintextOf(1, size, repeatingFrame(window, 8192, 128 * KiB)), 'zstd at 0'],
+    [
+      'a bomb that states 4 GiB',
+      plaintextOf(1, size, repeatingFrame([0xa0, 0, 0, 0, 0xff], 8192, 128 * KiB)),
+      'zstd at 0',
+    ],
+    [
+      'a bomb that states 2^64 - 1',
+      plaintextOf(1, size, repeatingFrame([0xe0, ...Array(8).fill(0xff)], 9, 128 * KiB)),
+      'zstd at 0',
+    ],
+    [
+      'a bomb that states the right size',
+      plaintextOf(1, size, repeatingFrame([0x60, 0, 0xff], 8192, 64 * KiB)),
+      'zstd at 0',
+    ],
+    ['a window of 2 GiB', plaintextOf(1, size, repeatingFrame([0x00, 0xa8], 1, size)), 'zstd at 0'],
+    ['a dictionary', plaintextOf(1, size, repeatingFrame([0x01, 0x38, 7], 1, size)), 'zstd at 0'],
+    [
+      'a skippable frame first',
+      plaintextOf(1, size, Uint8Array.of(0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0, ...frame)),
+      'zstd at 0',
+    ],
+    ['an empty frame after it', plaintextOf(1, size, Buffer.concat([frame, zstdCompressSync('')])), 'zstd at 0'],
+    ['a byte after it', plaintextOf(1, size, Buffer.concat([frame, Uint8Array.of(0)])), 'zstd at 0'],
+    ['a cut frame', plaintextOf(1, size, frame.subarray(0, -1)), 'zstd at 0'],
+    ['only a head', plaintextOf(1, size, frame.subarray(0, 6)), 'zstd at 0'],
+  ]
+  for (const [name, plaintext, fault] of cases) {
+    const record = await sealPlaintext(plaintext, size, random)
+    for (const [pipelineName, pipeline] of pipelines) {
+      const before = process.memoryUsage().rss
+      assert.equal(await faultOf(pipeline, [record]), fault, `${pipelineName}: ${name}`)
+      assert.ok(process.memoryUsage().rss - before < 64 * MiB, `${pipelineName}: ${name}`)
+    }
+  }
+})
+
+test('garbage in place of a frame never escapes its target', async () => {
+  const frame = zstdCompressSync(Buffer.concat([chunkOf('text', 32 * KiB, random), random(32 * KiB)]))
+  const answers = new Set<string>()
+  for (let round = 0; round < 300; round++) {
+    const broken = frame.slice()
+    const [a, b, value] = random(3) as unknown as [number, number, number]
+    broken[(a * 256 + b) % (round % 3 === 0 ? 40 : broken.length)] = value
+    const record = await sealPlaintext(plaintextOf(1, 64 * KiB, broken), 64 * KiB, random)
+    const [twin, native] = [await faultOf(pipelines[0]![1], [record]), await faultOf(addon, [record])]
+    assert.equal(native, twin, `seed ${seed}, round ${round}`)
+    answers.add(native)
+  }
+  assert.ok(answers.has('zstd at 0'))
+})
+
+test('nodes have any length up to 1 MiB', async () => {
+  for (const [, pipeline] of pipelines) {
+    const small = await sealPlaintext(plaintextOf(0, 3, Uint8Array.of(1, 2, 3)), 0, random)
+    const empty = await sealPlaintext(plaintextOf(0, 0, new Uint8Array(0)), 0, random)
+    const zeros = zstdCompressSync(new Uint8Array(MiB))
+    const largest = await sealPlaintext(plaintextOf(1, MiB, zeros), 0, random)
+    const [a, b, c] = await pipeline.openNodes([small, empty, largest])
+    assert.deepEqual([...a!], [1, 2, 3])
+    assert.equal(b!.length, 0)
+    assert.equal(c!.length, MiB)
+    const larger = await sealPlaintext(plaintextOf(1, MiB + 1, zstdCompressSync(new Uint8Array(MiB + 1))), 0, random)
+    await assert.rejects(pipeline.openNodes([small, larger]), { code: 'corrupt-object' })
+  }
+})
+
+test('what a caller does wrong is a RangeError and touches nothing', async () => {
+  const bytes = new Uint8Array(128 * KiB)
+  const shared = new Uint8Array(new SharedArrayBuffer(64 * KiB))
+  const detached = new Uint8Array(64 * KiB)
+  structuredClone(detached, { transfer: [detached.buffer] })
+  const resizable = new Uint8Array(new ArrayBuffer(64 * KiB, { maxByteLength: 128 * KiB }))
+  const [key, id, aadPrefix] = [random(32), random(32), random(52)]
+  const seal = {
+    body: bytes.subarray(0, 40),
+    lengths: Uint32Array.of(20, 20),
+    firstSlot: 0,
+    ids: random(64),
+    key,
+    aadPrefix,
+  }
+  const open = { stored: bytes, slot: 0, id, key, aadPrefix, target: bytes.subarray(0, 4096) }
+  for (const [, pipeline] of pipelines) {
+    for (const bad of [shared, detached, resizable]) {
+      if (bad !== detached) await assert.rejects(pipeline.digestChunks(bad, 4096, key), RangeError)
+      await assert.rejects(pipeline.openChunks([{ ...open, target: bad }]), RangeError)
+      await assert.rejects(pipeline.openChunks([{ ...open, stored: bad }]), RangeError)
+    }
+    for (const chunkSize of [0, 1, 4095, 2048, 8 * MiB, 65537, Number.NaN])
+      await assert.rejects(pipeline.digestChunks(bytes, chunkSize, key), RangeError)
+    await assert.rejects(pipeline.digestChunks(bytes.subarray(1), 4096, key), RangeError)
+    await assert.rejects(pipeline.digestChunks(bytes, 4096, key.subarray(1)), RangeError)
+    await assert.rejects(pipeline.compressChunks(bytes, 4096, Uint32Array.of(32), new Uint8Array(9999), 0), RangeError)
+    await assert.rejects(pipeline.compressChunks(bytes, 4096, Uint32Array.of(0), new Uint8Array(9999), -1), RangeError)
+    for (const bad of [
+      { lengths: Uint32Array.of(19, 21) },
+      { lengths: Uint32Array.of(20, 21) },
+      { firstSlot: 65_534 },
+      { ids: id },
+      { key: aadPrefix },
+      { aadPrefix: key },
+    ])
+      await assert.rejects(pipeline.sealChunks({ ...seal, ...bad }), RangeError)
+    for (const bad of [
+      { slot: -1 },
+      { slot: 65_535 },
+      { id: key.subarray(1) },
+      { key: aadPrefix },
+      { aadPrefix: key },
+      { target: new Uint8Array(4 * MiB + 1) },
+    ])
+      await assert.rejects(pipeline.openChunks([{ ...open, ...bad }]), RangeError)
+    await pipeline.openChunks([])
+    await pipeline.sealChunks({ ...seal, body: new Uint8Array(0), lengths: new Uint32Array(0), ids: new Uint8Array(0) })
+  }
+})
+
+test('the addon checks every length again by itself', () => {
+  const raw = loadAddon()
+  const [bytes, key] = [new Uint8Array(64 * KiB), random(32)]
+  const ids = new Uint8Array(16 * 32)
+  const bad = [
+    () => raw.digestChunks(bytes, 4096, key, ids, new Uint8Array(15)),
+    () => raw.digestChunks(bytes, 4096, key, ids.subarray(1), new Uint8Array(16)),
+    () => raw.digestChunks(bytes, 3, key, ids, new Uint8Array(16)),
+    () => raw.digestChunks(bytes, 0.5, key, ids, new Uint8Array(16)),
+    () =>
+      raw.digestChunks(new Uint8Array(new SharedArrayBuffer(4096)), 4096, key, ids.subarray(0, 32), new Uint8Array(1)),
+    () => raw.compressChunks(bytes, 4096, Uint32Array.of(16), new Uint8Array(9999), 0, new Uint32Array(1)),
+    () => raw.compressChunks(bytes, 4096, Uint32Array.of(0), new Uint8Array(4115), 0, new Uint32Array(1)),
+    () => raw.compressChunks(bytes, 4096, Uint32Array.of(0), new Uint8Array(9999), 2 ** 52, new Uint32Array(1)),
+    () => raw.compressChunks(bytes, 4096, Uint32Array.of(0), new Uint8Array(9999), 0, new Uint32Array(0)),
+    () => raw.sealChunks(bytes, Uint32Array.of(20, 0xffffffff), 0, ids.subarray(0, 64), key, new Uint8Array(52)),
+    () =>
+      raw.sealChunks(bytes.subarray(0, 20), Uint32Array.of(20), 65_535, ids.subarray(0, 32), key, new Uint8Array(52)),
+    () => raw.openChunks([bytes], new Uint8Array(120)),
+    () => raw.openChunks([bytes, bytes], new Uint8Array(119)),
+  ]
+  for (const call of bad) assert.throws(call, RangeError, String(call))
+})
+
+test('fifty batches at once do not disturb each other', async () => {
+  const chunkSize = 64 * KiB
+  const rounds = Array.from({ length: 50 }, async (_, round) => {
+    const own = seededRandom(`${seed}/${round}`)
+    const source = Buffer.concat([
+      chunkOf('text', chunkSize, own),
+      chunkOf('random', chunkSize, own),
+      chunkOf('half', chunkSize, own),
+    ])
+    const { records } = await sealSource(addon, source, chunkSize, own)
+    await addon.openChunks(records)
+    for (const [at, record] of records.entries())
+      assert.equal(Buffer.compare(record.target, source.subarray(at * chunkSize, (at + 1) * chunkSize)), 0)
+  })
+  await Promise.all(rounds)
+})
