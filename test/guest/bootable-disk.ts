@@ -2,9 +2,9 @@
  * A disk image that boots by itself, made from a folder: GPT, one small partition for the boot loader, ext4 for the rest.
  * No loop device, no mount and no root are needed. The root file system is always partition 2.
  */
-import { closeSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { shell, tool } from './tool.ts'
+import { tool } from './tool.ts'
 
 export interface BootableDisk {
   /** Holds boot/vmlinuz and boot/initrd.img. A boot/grub/grub.cfg is added. */
@@ -15,6 +15,8 @@ export interface BootableDisk {
   readonly commandLine: string
   readonly label: string
   readonly journalMiB: number
+  /** Runs a program that must read files of other owners; by default it is run as we are. */
+  readonly asRoot?: (command: string, ...args: readonly string[]) => Promise<string>
 }
 
 const SECTOR = 512
@@ -37,7 +39,7 @@ const GRUB_MODULES = [
 
 export async function makeBootableDisk(disk: BootableDisk): Promise<void> {
   const rootSector = LOADER_SECTOR + (loaderMiB[disk.firmware] * MiB) / SECTOR
-  await shell('mkdir -p "$1/boot/grub"', disk.root)
+  mkdirSync(join(disk.root, 'boot/grub'), { recursive: true })
   writeFileSync(join(disk.root, 'boot/grub/grub.cfg'), grubConfig(disk.commandLine))
   writeFileSync(disk.output, '')
   truncateSync(disk.output, disk.sizeMiB * MiB)
@@ -54,7 +56,8 @@ export async function makeBootableDisk(disk: BootableDisk): Promise<void> {
   const blocks = Math.floor((disk.sizeMiB * MiB - rootSector * SECTOR - MiB) / 4096)
   const extended = `offset=${rootSector * SECTOR},lazy_itable_init=0,lazy_journal_init=0`
   const journal = `size=${disk.journalMiB}`
-  await tool(
+  const run = disk.asRoot ?? tool
+  await run(
     'mkfs.ext4',
     '-q',
     '-F',
