@@ -115,6 +115,8 @@ export const limits = {
   /** Dirty ranges kept in memory for one disk; above it, gaps are swallowed. */
   changeRangesMax: 1 << 20,
   bitmapGranularity: 64 * KiB,
+  /** OVMF's variable stores take 128 to 528 KiB. */
+  firmwareVariablesMax: 64 * MiB,
 
   /** Some clients send 48 MiB; 32 MiB is what the protocol lets a client expect, so that is what is advertised. */
   nbdPayloadMax: 64 * MiB,

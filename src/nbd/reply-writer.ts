@@ -1,0 +1,131 @@
+/**
+ * Replies of one wake-up leave in one write. Small ones are copied into a preallocated buffer, large payloads are written from
+ * where they lie, and nothing is reused or released before the write's callback.
+ */
+import type { Socket } from 'node:net'
+import { limits } from '../core/limits.ts'
+import type { ConnectionBytes } from './bytes-in-flight.ts'
+
+/** Output buffers, shared by a server's connections. */
+export class BufferPool {
+  readonly #free: OutputBuffer[] = []
+
+  take(): OutputBuffer {
+    return this.#free.pop() ?? { bytes: Buffer.allocUnsafeSlow(limits.nbdOutputBytes), writes: 0, full: false }
+  }
+
+  give(buffer: OutputBuffer): void {
+    buffer.full = false
+    if (this.#free.length < 16) this.#free.push(buffer)
+  }
+}
+
+/** Free again when it is full and none of its segments is still being written. */
+interface OutputBuffer {
+  readonly bytes: Buffer
+  writes: number
+  full: boolean
+}
+
+export class ReplyWriter {
+  readonly #socket: Socket
+  readonly #pool: BufferPool
+  readonly #bytes: ConnectionBytes
+  readonly #written: () => void
+  #out: OutputBuffer | undefined
+  #start = 0
+  #at = 0
+  #corked = false
+  #scheduled = false
+  /** Bytes appended and not yet taken by the kernel. */
+  pending = 0
+
+  constructor(socket: Socket, pool: BufferPool, bytes: ConnectionBytes, written: () => void) {
+    this.#socket = socket
+    this.#pool = pool
+    this.#bytes = bytes
+    this.#written = written
+  }
+
+  /** Room for `length` (at most the size of a buffer) bytes, to be filled at `position` of the result in this same turn. */
+  reserve(length: number): Buffer {
+    if (this.#out !== undefined && this.#at + length > this.#out.bytes.length) this.#emit(true)
+    this.#out ??= this.#pool.take()
+    this.#at += length
+    this.#charge(length)
+    return this.#out.bytes
+  }
+
+  /** Where the bytes of the last `reserve(length)` begin. */
+  position(length: number): number {
+    return this.#at - length
+  }
+
+  /** Appends views; `release` is called when the kernel has them, or never will. */
+  views(views: readonly Uint8Array[], release: () => void): void {
+    if (!this.#corked) {
+      this.#socket.cork()
+      this.#corked = true
+    }
+    this.#emit(false)
+    const last = views.length - 1
+    if (last < 0) release()
+    for (const [i, view] of views.entries()) {
+      this.#charge(view.length)
+      this.#socket.write(view, () => {
+        this.#done(view.length)
+        if (i === last) release()
+      })
+    }
+  }
+
+  /** Sends what was appended in this turn. */
+  flush(): void {
+    this.#emit(true)
+    if (this.#corked) {
+      this.#corked = false
+      this.#socket.uncork()
+    }
+  }
+
+  /** Sends at the end of the turn, so that completions that arrive together leave together. */
+  flushSoon(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    process.nextTick(() => {
+      this.#scheduled = false
+      this.flush()
+    })
+  }
+
+  #emit(last: boolean): void {
+    const out = this.#out
+    if (out === undefined) return
+    const segment = out.bytes.subarray(this.#start, this.#at)
+    this.#start = this.#at
+    out.full = last
+    if (last) {
+      this.#out = undefined
+      this.#start = this.#at = 0
+    }
+    if (segment.length > 0) {
+      out.writes++
+      this.#socket.write(segment, () => {
+        out.writes--
+        if (out.full && out.writes === 0) this.#pool.give(out)
+        this.#done(segment.length)
+      })
+    } else if (last && out.writes === 0) this.#pool.give(out)
+  }
+
+  #charge(length: number): void {
+    this.pending += length
+    this.#bytes.charge(length)
+  }
+
+  #done(length: number): void {
+    this.pending -= length
+    this.#bytes.release(length)
+    this.#written()
+  }
+}

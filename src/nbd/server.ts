@@ -1,0 +1,175 @@
+/** The NBD server: publishes devices on one address until it is stopped. */
+import { createServer, type Socket } from 'node:net'
+import type { Clock } from '../core/clock.ts'
+import { LifeboatError, messageOf } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import { BytesInFlight, defaultFlightLimits, type FlightLimits } from './bytes-in-flight.ts'
+import { Connection, type ConnectionShare } from './connection.ts'
+import { NBD_MAX_STRING } from './constants.ts'
+import type { ExportCatalog } from './handshake.ts'
+import { type ListenAddress, listen } from './listen.ts'
+import { type NbdLog, rateLimited } from './log-line.ts'
+import type { NbdExport } from './nbd-export.ts'
+import { BufferPool } from './reply-writer.ts'
+import type { InputMode } from './socket-input.ts'
+
+export interface NbdServerLimits {
+  /** Connections that have chosen an export. */
+  readonly connections: number
+  /** Connections that are still haggling; past it the oldest gives way. */
+  readonly halfOpen: number
+  readonly handshakeMs: number
+  readonly stalledMs: number
+  readonly stalledWantedMs: number
+  /** Without any request. Off by default: the disk of a sleeping guest is idle, and keep-alive finds the dead. */
+  readonly idleMs: number
+  readonly requestsInFlight: number
+  readonly bytes: FlightLimits
+  /** How long `stop` waits for what is in flight. */
+  readonly stopMs: number
+}
+
+export const defaultServerLimits: NbdServerLimits = {
+  connections: limits.nbdConnectionsMax,
+  halfOpen: limits.nbdHalfOpenMax,
+  handshakeMs: limits.nbdHandshakeMs,
+  stalledMs: limits.nbdStalledMs,
+  stalledWantedMs: limits.nbdStalledWantedMs,
+  idleMs: Number.POSITIVE_INFINITY,
+  requestsInFlight: limits.nbdRequestsInFlight,
+  bytes: defaultFlightLimits,
+  stopMs: 30_000,
+}
+
+export interface ServeNbdOptions {
+  /** Read at every handshake, so the list may be a live one. The only export also answers to the empty name. */
+  readonly exports: readonly NbdExport[]
+  readonly listen: ListenAddress
+  readonly clock: Clock
+  readonly limits?: Partial<NbdServerLimits>
+  readonly log?: NbdLog
+  /** How accepted sockets are read; see `SocketInput`. */
+  readonly input?: InputMode
+}
+
+export interface NbdServer extends AsyncDisposable {
+  readonly address: ListenAddress
+  /** As clients take it: nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME. */
+  uri(exportName: string): string
+  readonly connectionCount: number
+  readonly halfOpenCount: number
+  /** Takes no more clients, answers what is in flight, closes, removes the socket file. Can be called again. */
+  stop(): Promise<void>
+}
+
+export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
+  for (const { name } of options.exports)
+    if (name.includes('\0') || Buffer.byteLength(name) > NBD_MAX_STRING)
+      throw new LifeboatError('usage', 'the name of an export is too long or holds a NUL')
+  const bounds = { ...defaultServerLimits, ...options.limits }
+  const { clock } = options
+  const log = rateLimited(options.log ?? (() => {}), clock)
+  const halfOpen = new Set<Connection>()
+  const good = new Set<Connection>()
+  const ended = new AbortController()
+  let stopping: Promise<void> | undefined
+  let allClosed: (() => void) | undefined
+
+  const catalog: ExportCatalog = {
+    list: () => options.exports,
+    find: name => options.exports.find(entry => entry.name === name) ?? onlyOne(options.exports, name),
+    admission: () => (stopping ? 'shutdown' : good.size >= bounds.connections ? 'full' : 'open'),
+  }
+  const share: ConnectionShare = {
+    catalog,
+    bytes: new BytesInFlight(bounds.bytes),
+    pool: new BufferPool(),
+    clock,
+    log,
+    input: options.input ?? 'onread',
+    limits: bounds,
+    handshakeBytes: { used: 0, max: limits.nbdHandshakeBytesMax },
+    entered: connection => {
+      halfOpen.delete(connection)
+      good.add(connection)
+    },
+    closed: connection => {
+      halfOpen.delete(connection)
+      good.delete(connection)
+      if (halfOpen.size + good.size === 0) allClosed?.()
+    },
+  }
+
+  const accept = (socket: Socket) => {
+    if (stopping) {
+      socket.destroy()
+      return
+    }
+    if (halfOpen.size >= bounds.halfOpen) {
+      const [oldest] = halfOpen
+      oldest?.destroy()
+    }
+    halfOpen.add(new Connection(socket, share))
+  }
+  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true }, accept)
+  const listening = await listen(server, options.listen)
+  server.on('error', error => log(`listening socket: ${messageOf(error)}`))
+  const sweeping = sweep()
+
+  async function sweep(): Promise<void> {
+    const everyMs = Math.min(1000, Math.max(10, bounds.handshakeMs / 10))
+    while (!ended.signal.aborted) {
+      try {
+        await clock.sleep(everyMs, { signal: ended.signal })
+      } catch {
+        return
+      }
+      const now = clock.monotonicMs()
+      for (const connection of [...halfOpen, ...good]) connection.sweep(now)
+    }
+  }
+
+  async function stop(): Promise<void> {
+    // The socket file goes first, while the inode is certainly still ours, so that a successor can take the name at once.
+    await listening.removeFile()
+    server.close()
+    for (const connection of halfOpen) connection.destroy()
+    if (good.size > 0) {
+      const closed = new Promise<void>(resolve => {
+        allClosed = resolve
+      })
+      for (const connection of [...good]) connection.finish()
+      const late = new AbortController()
+      await Promise.race([closed, clock.sleep(bounds.stopMs, { signal: late.signal }).catch(() => {})])
+      late.abort()
+      for (const connection of [...good]) connection.destroy()
+    }
+    ended.abort()
+    await sweeping
+  }
+
+  const nbdServer: NbdServer = {
+    address: listening.address,
+    uri: name => uriOf(listening.address, name),
+    get connectionCount() {
+      return good.size
+    },
+    get halfOpenCount() {
+      return halfOpen.size
+    },
+    stop: () => {
+      stopping ??= stop()
+      return stopping
+    },
+    [Symbol.asyncDispose]: () => nbdServer.stop(),
+  }
+  return nbdServer
+}
+
+const onlyOne = (exports: readonly NbdExport[], name: string): NbdExport | undefined =>
+  name === '' && exports.length === 1 ? exports[0] : undefined
+
+export const uriOf = (address: ListenAddress, name: string): string =>
+  'socket' in address
+    ? `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURIComponent(address.socket).replaceAll('%2F', '/')}`
+    : `nbd://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}/${encodeURIComponent(name)}`

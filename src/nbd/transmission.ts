@@ -1,0 +1,209 @@
+/** The transmission phase of one connection: requests in, replies out, in the turn that read them wherever that is possible. */
+import { messageOf } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import type { ConnectionBytes } from './bytes-in-flight.ts'
+import { type CommandScope, execute, read, readCost } from './commands.ts'
+import * as C from './constants.ts'
+import { errnoOf } from './errno.ts'
+import type { HandshakeState } from './handshake.ts'
+import type { NbdLog } from './log-line.ts'
+import { type NbdExport, writableDevice } from './nbd-export.ts'
+import { Replies } from './replies.ts'
+import type { ReplyWriter } from './reply-writer.ts'
+import { payloadLength, requestError } from './request-rules.ts'
+import { emptyRequest, parseRequest, type RequestHeader, requestHeaderBytes } from './wire.ts'
+
+/** What the transmission asks of the connection around it. */
+export interface TransmissionHost {
+  readonly writer: ReplyWriter
+  readonly bytes: ConnectionBytes
+  readonly signal: AbortSignal
+  readonly requestsInFlight: number
+  readonly log: NbdLog
+  /** The stream has lost its meaning. */
+  broken(reason: string): void
+  /** Something was finished: a stopped connection may go on, or end. */
+  progressed(): void
+}
+
+/** A payload that is on its way. Without `bytes` it is passed over. */
+interface Incoming {
+  readonly request: RequestHeader
+  readonly error: number
+  readonly bytes: Uint8Array | undefined
+  readonly length: number
+  filled: number
+}
+
+const NO_PAYLOAD = new Uint8Array(0)
+const MAX_DRAINED = 2 ** 32
+
+export class Transmission {
+  readonly #host: TransmissionHost
+  readonly #scope: CommandScope
+  readonly #replies: Replies
+  readonly #headerBytes: number
+  readonly #entry: NbdExport
+  readonly #request = emptyRequest()
+  #incoming: Incoming | undefined
+  /** Requests that wait for the device. */
+  running = 0
+  /** Admission is closed until bytes or requests in flight have gone. */
+  blocked = false
+  /** DISC was read: nothing more is parsed. */
+  disconnected = false
+
+  constructor(state: HandshakeState, entry: NbdExport, host: TransmissionHost) {
+    const { writer, bytes, signal } = host
+    const writable = writableDevice(entry)
+    this.#host = host
+    this.#entry = entry
+    this.#headerBytes = requestHeaderBytes(state.mode)
+    this.#replies = new Replies(writer, state.mode)
+    const rules = {
+      mode: state.mode,
+      size: entry.device.size,
+      writable: writable !== undefined,
+      fastZero: entry.fastZero === true && writable !== undefined,
+      hasContexts: state.contexts.length > 0,
+    }
+    const contexts = state.contexts
+    this.#scope = { device: entry.device, writable, rules, contexts, replies: this.#replies, writer, bytes, signal }
+  }
+
+  /** Handles what is in `b` from `start` to `end`; returns where it stopped. Sends all replies of this turn at once. */
+  consume(b: Uint8Array, start: number, end: number): number {
+    let at = start
+    this.blocked = false
+    while (!this.disconnected) {
+      if (this.#incoming !== undefined) {
+        at = this.#copyPayload(this.#incoming, b, at, end)
+        if (this.#incoming !== undefined) break
+      }
+      if (end - at < this.#headerBytes) break
+      if (this.running >= this.#host.requestsInFlight) {
+        this.blocked = true
+        break
+      }
+      if (!parseRequest(this.#scope.rules.mode, b, at, this.#request)) {
+        this.#host.broken('bad request magic')
+        break
+      }
+      if (!this.#begin(this.#request)) {
+        this.blocked = true
+        break
+      }
+      at += this.#headerBytes
+    }
+    this.#host.writer.flush()
+    return at
+  }
+
+  /** Where the rest of a large payload should land without a copy. */
+  payloadTarget(): Uint8Array | undefined {
+    const incoming = this.#incoming
+    if (incoming?.bytes === undefined || incoming.length - incoming.filled < limits.nbdCopyMax) return undefined
+    return incoming.bytes.subarray(incoming.filled)
+  }
+
+  payloadReceived(length: number): void {
+    if (this.#incoming === undefined) return
+    this.#incoming.filled += length
+    if (this.#incoming.filled === this.#incoming.length) this.#payloadComplete(this.#incoming)
+  }
+
+  #copyPayload(incoming: Incoming, b: Uint8Array, at: number, end: number): number {
+    const length = Math.min(end - at, incoming.length - incoming.filled)
+    incoming.bytes?.set(b.subarray(at, at + length), incoming.filled)
+    this.payloadReceived(length)
+    return at + length
+  }
+
+  #payloadComplete(incoming: Incoming): void {
+    this.#incoming = undefined
+    const { request, error, bytes } = incoming
+    if (error !== 0) this.#replies.error(request, error)
+    else this.#launch(request, bytes?.length ?? 0, () => execute(this.#scope, request, bytes ?? NO_PAYLOAD))
+  }
+
+  /** Starts one request; false means that it was not admitted and must be parsed again later. */
+  #begin(request: RequestHeader): boolean {
+    const { bytes } = this.#host
+    if (request.type === C.NBD_CMD_DISC) {
+      this.disconnected = true
+      return true
+    }
+    const error = requestError(this.#scope.rules, request)
+    const payload = payloadLength(this.#scope.rules.mode, request)
+    if (payload > 0) return this.#expectPayload(request, error, payload)
+    // An error reply is small, but a client that never reads must not make a heap of them.
+    if (error !== 0) {
+      if (!bytes.fits(256)) return false
+      this.#replies.error(request, error)
+      return true
+    }
+    if (request.type === C.NBD_CMD_READ) return this.#beginRead(request)
+    if (!bytes.tryAcquire(64)) return false
+    const copy = { ...request }
+    this.#launch(copy, 64, () => execute(this.#scope, copy, NO_PAYLOAD))
+    return true
+  }
+
+  #beginRead(request: RequestHeader): boolean {
+    const { bytes } = this.#host
+    const { offset, length } = request
+    const whole = this.#replies.dataOverhead + length
+    if (bytes.fits(whole)) {
+      const borrowed = this.#entry.device.borrow?.(offset, length)
+      if (borrowed !== undefined) {
+        this.#replies.data(request, offset, length, borrowed.views, borrowed.release.bind(borrowed), true)
+        return true
+      }
+    }
+    const cost = readCost(this.#scope, request)
+    if (!bytes.tryAcquire(cost)) return false
+    const copy = { ...request }
+    this.#launch(copy, cost, () => read(this.#scope, copy))
+    return true
+  }
+
+  #expectPayload(request: RequestHeader, error: number, length: number): boolean {
+    if (length >= MAX_DRAINED) {
+      this.#host.broken('payload too long')
+      return true
+    }
+    const keep = error === 0
+    if (keep && !this.#host.bytes.tryAcquire(length)) return false
+    const bytes = keep ? Buffer.allocUnsafe(length) : undefined
+    this.#incoming = { request: { ...request }, error, bytes, length, filled: 0 }
+    return true
+  }
+
+  /** Runs what waits for the device. Its owner is the connection, whose signal ends it; its failure is the request's reply. */
+  #launch(request: RequestHeader, cost: number, work: () => Promise<void>): void {
+    this.running++
+    void this.#settle(request, cost, work)
+  }
+
+  async #settle(request: RequestHeader, cost: number, work: () => Promise<void>): Promise<void> {
+    const { bytes, signal, writer, log } = this.#host
+    try {
+      await work()
+    } catch (error) {
+      if (!signal.aborted) {
+        log(`command ${request.type} at ${request.offset}+${request.length} failed: ${messageOf(error)}`)
+        this.#replies.error(request, errnoOf(error))
+      }
+    }
+    this.running--
+    bytes.release(cost)
+    writer.flushSoon()
+    this.#host.progressed()
+  }
+
+  /** The payload that never came gives its bytes back. */
+  abandon(): void {
+    if (this.#incoming?.bytes !== undefined) this.#host.bytes.release(this.#incoming.bytes.length)
+    this.#incoming = undefined
+  }
+}
