@@ -16,12 +16,13 @@ const home = dirname(dirname(fileURLToPath(import.meta.url)))
 if (Number.parseInt(process.versions.node, 10) >= NODE_NEEDED) await runProgram()
 else runAgain(packagedNode())
 
-function runProgram() {
+async function runProgram() {
   const source = join(home, 'src', 'cli', 'main.ts')
   const compiled = join(home, 'dist', 'cli', 'main.js')
   const entry = [source, compiled].find(path => existsSync(path))
   if (entry === undefined) giveUp(`Neither ${source} nor ${compiled} exists.`, 'Please run: npm run build')
-  return import(pathToFileURL(entry).href)
+  const { main } = await import(pathToFileURL(entry).href)
+  await main()
 }
 
 /** npm may have put the package `node` beside this one or above it. */

@@ -93,7 +93,8 @@ function report(error: unknown, { stdout, stderr }: Surroundings, json: boolean)
   if (!known && error instanceof Error) stderr.write(`${error.stack}\n`)
 }
 
-async function main(): Promise<void> {
+/** The program: bin/lifeboat.mjs calls it, so that a newer Node needs no second process. */
+export async function main(): Promise<void> {
   const stop = new AbortController()
   const interrupted = (name: string) => () =>
     stop.abort(new LifeboatError('interrupted', `stopped by ${name}`, { details: { signal: name } }))

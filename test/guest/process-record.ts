@@ -28,13 +28,17 @@ interface ProcessRecord {
 const LOG_BYTES = 64 * 1024
 const folder = (): string => join(cacheFolder(), 'processes')
 
+export interface StartOptions {
+  readonly scratch?: string
+  readonly env?: NodeJS.ProcessEnv
+  /** SIGTERM for programs that clean up after themselves. */
+  readonly lastSignal?: 'SIGKILL' | 'SIGTERM'
+}
+
 /** Starts a program that ends with us, at the latest. */
-export function startOwned(
-  command: string,
-  args: readonly string[],
-  options: { scratch?: string; env?: NodeJS.ProcessEnv } = {},
-): OwnedProcess {
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', command, ...args], {
+export function startOwned(command: string, args: readonly string[], options: StartOptions = {}): OwnedProcess {
+  const { lastSignal = 'SIGKILL' } = options
+  const child = spawn('setpriv', ['--pdeathsig', lastSignal.slice('SIG'.length), '--', command, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: options.env ?? process.env,
   })
@@ -45,7 +49,7 @@ export function startOwned(
   child.stdout.on('data', take)
   child.stderr.on('data', take)
   const kill = (): void => {
-    child.kill('SIGKILL')
+    child.kill(lastSignal)
   }
   process.once('exit', kill)
   const drop = child.pid === undefined ? () => {} : record(child.pid, options.scratch)

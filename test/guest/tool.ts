@@ -5,7 +5,7 @@ const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin`,
 
 /** Runs a program to its end and resolves to its output; throws with that output when it fails. */
 export async function tool(command: string, ...args: readonly string[]): Promise<string> {
-  const { ended, log } = startOwned(command, args, { env })
+  const { ended, log } = startOwned(command, args, { env, lastSignal: 'SIGTERM' })
   const { code, signal } = await ended
   if (code !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${signal ?? code}:\n${log()}`)
   return log()
