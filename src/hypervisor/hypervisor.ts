@@ -21,7 +21,11 @@ export interface VmDescription {
   readonly memoryBytes?: number
   readonly cpus?: number
   readonly cpuModel?: string
-  readonly firmware?: { readonly kind: 'bios' | 'uefi'; readonly codePath?: string; /** The variable store, whole; binary, kept beside the JSON. */ readonly variables?: Uint8Array }
+  readonly firmware?: {
+    readonly kind: 'bios' | 'uefi'
+    readonly codePath?: string /** The variable store, whole; binary, kept beside the JSON. */
+    readonly variables?: Uint8Array
+  }
   readonly nics?: readonly { readonly model?: string; readonly mac: string }[]
   readonly hypervisor?: { readonly kind: string; readonly version?: string }
 }
@@ -76,7 +80,10 @@ export interface CaptureRequest extends AbortOptions {
    * Points of this VM that the repository holds and that may serve as a base, newest first, with each disk's size.
    * A bitmap of ours that names none of them is foreign.
    */
-  readonly bases: readonly { readonly id: PointId; readonly disks: readonly { readonly name: string; readonly size: number }[] }[]
+  readonly bases: readonly {
+    readonly id: PointId
+    readonly disks: readonly { readonly name: string; readonly size: number }[]
+  }[]
   /** 'incremental' takes the newest base whose bitmap is there; 'full' reads all (and still rotates the bitmaps). */
   readonly kind: 'incremental' | 'full'
   readonly disks?: readonly string[]

@@ -1,0 +1,30 @@
+/** What a bitmap's block status says, as ranges. */
+import { limits } from '../core/limits.ts'
+import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
+
+/** Bit 0 of an extent of `qemu:dirty-bitmap:*`: written since. */
+const DIRTY = 1
+
+export interface StatusExtent extends Range {
+  readonly flags: number
+}
+
+/** Dirty extents joined, in order. When they grow too many to hold, small gaps are swallowed: the result stays a superset. */
+export async function dirtyRanges(
+  extents: AsyncIterable<StatusExtent>,
+  countMax: number = limits.changeRangesMax,
+): Promise<Range[]> {
+  let ranges: { offset: number; length: number }[] = []
+  let gap = 0
+  for await (const { offset, length, flags } of extents) {
+    if ((flags & DIRTY) === 0) continue
+    const last = ranges.at(-1)
+    if (last && offset <= rangeEnd(last) + gap) last.length = offset + length - last.offset
+    else ranges.push({ offset, length })
+    while (ranges.length > countMax) {
+      gap = Math.max(limits.bitmapGranularity, gap * 2)
+      ranges = mergeRanges(ranges, gap)
+    }
+  }
+  return ranges
+}

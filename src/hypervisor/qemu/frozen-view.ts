@@ -1,0 +1,52 @@
+/** A frozen view as a BlockReader over NBD: what changed in it, and what a failing read says about the capture. */
+import type { BlockReader } from '../../block/block-device.ts'
+import { dirtyRanges } from '../../cbt/ranges.ts'
+import type { Range } from '../../core/range.ts'
+import type { AbortOptions } from '../../core/scope.ts'
+import { connectNbd, type NbdReader } from '../../nbd/client.ts'
+
+export type OpenExport = (name: string, contexts: readonly string[], options: AbortOptions) => Promise<NbdReader>
+
+export const openExportsOn =
+  (socket: string): OpenExport =>
+  (exportName, contexts, { signal }) =>
+    connectNbd({ socket, exportName, contexts: ['base:allocation', ...contexts], signal })
+
+export const bitmapContext = (bitmap: string): string => `qemu:dirty-bitmap:${bitmap}`
+
+/** What the bitmap calls dirty, in order. */
+export async function readDirtyRanges(
+  view: NbdReader,
+  bitmap: string,
+  options: AbortOptions,
+): Promise<readonly Range[]> {
+  const whole = { offset: 0, length: view.size }
+  return dirtyRanges(view.blockStatus(whole, bitmapContext(bitmap), options))
+}
+
+/** The same reader; the first failure that is not the caller's own abort is explained by `explain` before it is thrown. */
+export function watchedView(view: BlockReader, explain: (error: unknown) => Promise<unknown>): BlockReader {
+  const failing = async (error: unknown, { signal }: AbortOptions) => {
+    if (signal?.aborted) return error
+    return await explain(error)
+  }
+  return {
+    size: view.size,
+    blockSize: view.blockSize,
+    async readInto(target, offset, options = {}) {
+      try {
+        await view.readInto(target, offset, options)
+      } catch (error) {
+        throw await failing(error, options)
+      }
+    },
+    async *extents(range, options = {}) {
+      try {
+        yield* view.extents(range, options)
+      } catch (error) {
+        throw await failing(error, options)
+      }
+    },
+    [Symbol.asyncDispose]: () => view[Symbol.asyncDispose](),
+  }
+}

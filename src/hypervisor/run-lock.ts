@@ -1,0 +1,93 @@
+/**
+ * Who captures a VM: one at a time, told by name. A lock file beside the fleecing images, made by link(2), so that it is there
+ * whole or not at all. A process id alone is used again after a restart; with its start time it is not.
+ */
+import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import path from 'node:path'
+import { LifeboatError } from '../core/errors.ts'
+import { hex } from '../core/ids.ts'
+import type { Random } from '../core/random.ts'
+
+export interface Runner {
+  readonly host: string
+  readonly pid: number
+  /** Clock ticks after boot at which the process started: field 22 of /proc/PID/stat. */
+  readonly start: number
+}
+
+async function startOf(pid: number): Promise<number | undefined> {
+  try {
+    const stat = await readFile(`/proc/${pid}/stat`, 'latin1')
+    // The second field, the program's name, may hold spaces and brackets.
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+  } catch {
+    return undefined
+  }
+}
+
+export async function thisRunner(): Promise<Runner> {
+  const host = hostname().replace(/[^A-Za-z0-9-]/g, '-') || 'host'
+  return { host, pid: process.pid, start: (await startOf(process.pid)) ?? 0 }
+}
+
+/** False where it ran on another host (or in a container of another name): that cannot be looked up from here. */
+export async function isAlive(runner: Runner): Promise<boolean> {
+  const me = await thisRunner()
+  return runner.host === me.host && (await startOf(runner.pid)) === runner.start
+}
+
+export const runnerText = ({ host, pid, start }: Runner): string => `${host}.${pid}.${start}`
+
+export function parseRunner(text: string): Runner | undefined {
+  const match = /^([A-Za-z0-9-]{1,64})\.(\d{1,10})\.(\d{1,15})$/.exec(text.trim())
+  return match ? { host: match[1]!, pid: Number(match[2]), start: Number(match[3]) } : undefined
+}
+
+export const busy = (what: string, { host, pid }: Runner): LifeboatError =>
+  new LifeboatError('vm-busy', `${what} is being backed up by process ${pid} on ${host}`, {
+    details: { host, pid },
+    hint: `Wait for it to end, or stop it (kill -TERM ${pid}); it then removes what it put into the machine.`,
+  })
+
+export async function readLock(file: string): Promise<Runner | undefined> {
+  try {
+    return parseRunner(await readFile(file, 'utf8'))
+  } catch {
+    return undefined
+  }
+}
+
+/** Throws 'vm-busy' where a living process holds it. A dead one's lock is taken over. */
+export async function lockRun(file: string, what: string, random: Random): Promise<AsyncDisposable> {
+  const own = runnerText(await thisRunner())
+  const draft = `${file}.${hex(random(4))}`
+  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 })
+  await writeFile(draft, `${own}\n`, { mode: 0o600 })
+  try {
+    for (let attempt = 0; ; attempt++) {
+      if (await linked(draft, file)) break
+      const holder = await readLock(file)
+      if (holder && ((await isAlive(holder)) || attempt >= 3)) throw busy(what, holder)
+      await rm(file, { force: true })
+    }
+  } finally {
+    await rm(draft, { force: true })
+  }
+  return {
+    async [Symbol.asyncDispose]() {
+      const holder = await readLock(file)
+      if (holder && runnerText(holder) === own) await rm(file, { force: true })
+    },
+  }
+}
+
+async function linked(from: string, to: string): Promise<boolean> {
+  try {
+    await link(from, to)
+    return true
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false
+    throw error
+  }
+}
