@@ -13,7 +13,15 @@ import { hex } from '../core/ids.ts'
 import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { Capture, CapturedDisk, CaptureRequest, Hypervisor, VmDescription } from '../hypervisor/hypervisor.ts'
-import type { Consistency, DiskStats, Manifest, PointKind, PointWriter, Repository } from '../repository/repository.ts'
+import type {
+  Consistency,
+  DiskStats,
+  Manifest,
+  PointKind,
+  PointSummary,
+  PointWriter,
+  Repository,
+} from '../repository/repository.ts'
 import { type ChangedSince, copyDisk, type DiskProgress } from './copy-disk.ts'
 
 export interface BackupRequest extends AbortOptions {
@@ -55,13 +63,14 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
   const { repository, hypervisor, clock, vm } = request
   const startedMs = clock.monotonicMs()
   const point = hex(request.random(8)) as PointId
+  const earlier = await repository.points({ vm, signal: request.signal })
 
   await using writer = await repository.beginPoint({
     vm,
     point,
-    takenAt: clock.now(),
+    takenAt: after(earlier.at(-1), clock.now()),
     kind: 'backup',
-    bases: await offeredBases(request),
+    bases: offeredBases(request, earlier),
     signal: request.signal,
   })
   await using capture = await hypervisor.capture(captureRequest(request, point, writer))
@@ -84,14 +93,19 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
   return { point, vm, kind, base, consistency: capture.consistency, seconds, disks, omitted: capture.omitted }
 }
 
-async function offeredBases({ repository, vm, kind, signal }: BackupRequest): Promise<PointId[]> {
-  const points = await repository.points({ vm, signal })
-  const bases = points
+function offeredBases({ kind }: BackupRequest, earlier: readonly PointSummary[]): PointId[] {
+  const bases = earlier
     .slice(-BASES_OFFERED)
     .reverse()
     .map(point => point.id)
   if (typeof kind === 'object' && !bases.includes(kind.differentialTo)) bases.push(kind.differentialTo)
   return bases
+}
+
+/** Points are named by whole seconds: a new one sorts after the one before it, even where the clock was put back. */
+function after(newest: PointSummary | undefined, now: Date): Date {
+  const ms = Math.max(now.getTime(), newest ? newest.takenAt.getTime() + 1000 : 0)
+  return new Date(ms - (ms % 1000))
 }
 
 function captureRequest(request: BackupRequest, point: PointId, writer: PointWriter): CaptureRequest {
