@@ -5,7 +5,7 @@ export type Random = (length: number) => Uint8Array
 
 export const systemRandom: Random = length => randomFillSync(new Uint8Array(length))
 
-/** A repeatable stream for tests and benchmarks: SHA-256 in counter mode over `seed`. Never used for a real repository. */
+/** A repeatable stream for tests and benchmarks: SHA-256 in counter mode over `seed`. A real repository's seed is 32 random bytes, see `forkedRandom`. */
 export function seededRandom(seed: string): Random {
   let counter = 0
   return length => {
@@ -21,3 +21,9 @@ export function seededRandom(seed: string): Random {
     return bytes
   }
 }
+
+/**
+ * A stream of its own from 32 bytes of `random`, for work whose timing nobody knows: what it draws, and when, changes nothing
+ * for others. As unpredictable as `random` is.
+ */
+export const forkedRandom = (random: Random): Random => seededRandom(Buffer.from(random(32)).toString('hex'))

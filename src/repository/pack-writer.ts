@@ -7,6 +7,7 @@ import { recordAadPrefix } from '../crypto/aad.ts'
 import { slotKey } from '../crypto/derive.ts'
 import { sealFooter } from '../crypto/footer.ts'
 import { newPackId } from '../crypto/ids.ts'
+import { abortable } from './abortable.ts'
 import { BufferPool } from './buffer-pool.ts'
 import { packKey } from './object-keys.ts'
 import { OpenPack, type PlacedRecord } from './open-pack.ts'
@@ -189,21 +190,4 @@ function footerRows(pack: OpenPack): Uint8Array {
   for (let slot = 0; slot < pack.count; slot++)
     idPrefixes.set(pack.ids.subarray(slot * 32, slot * 32 + idPrefixBytes), slot * idPrefixBytes)
   return encodeRows({ count: pack.count, idPrefixes, lengths: pack.lengths })
-}
-
-/** The work has another owner, who waits for it; only this waiting ends early. */
-async function abortable(work: Promise<unknown>, { signal }: AbortOptions): Promise<void> {
-  if (!signal) {
-    await work
-    return
-  }
-  signal.throwIfAborted()
-  const { promise, reject } = Promise.withResolvers<never>()
-  const onAbort = () => reject(signal.reason)
-  signal.addEventListener('abort', onAbort, { once: true })
-  try {
-    await Promise.race([work, promise])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
-  }
 }

@@ -12,6 +12,7 @@ import { chunksBelow, type TreeGeometry, usedAt, widthAt } from './tree-geometry
 export interface BaseTree {
   readonly geometry: TreeGeometry
   node(level: number, index: number, options?: AbortOptions): Promise<TreeNode | undefined>
+  nodes(level: number, indexes: readonly number[], options?: AbortOptions): Promise<(TreeNode | undefined)[]>
 }
 
 interface OpenNode {

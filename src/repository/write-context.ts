@@ -4,6 +4,8 @@ import type { Random } from '../core/random.ts'
 import type { DomainKeys, RepositoryKeys } from '../crypto/keys.ts'
 import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
+import type { Keyring } from './keyring.ts'
+import type { RecordReader } from './record-reader.ts'
 
 export interface WriteContext {
   readonly store: ObjectStore
@@ -12,6 +14,9 @@ export interface WriteContext {
   /** Drawn from in an order that no timing of the store changes. */
   readonly random: Random
   readonly keys: RepositoryKeys
+  /** How bases are read. */
+  readonly keyring: Keyring
+  readonly records: RecordReader
   /** The epoch that is written. */
   readonly domain: DomainKeys
   readonly chunkSize: number

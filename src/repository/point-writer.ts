@@ -1,0 +1,252 @@
+/**
+ * Writes one point by the WRITER's rules (docs/concurrency.md): the lease first, what may be built upon and reused next, then
+ * packs, then the manifest, and only a look at the fences after that makes it a point.
+ */
+import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
+import type { PointId } from '../core/ids.ts'
+import { forkedRandom } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { sealEnvelope } from '../crypto/envelope.ts'
+import { type BaseDisk, openBaseDisk } from './base-disk.ts'
+import { checkBase, isFenced, listPointKeys, type Succession, succession } from './base-points.ts'
+import { type ControlObjects, controlObjects, getBounded } from './control-object.ts'
+import { PointDiskWriter } from './disk-writer.ts'
+import { Lease } from './lease.ts'
+import { manifestDisk } from './manifest-disk.ts'
+import { fenceKey, forgottenKey, indexKey, leaseKey, pointKey } from './object-keys.ts'
+import { PointPacks } from './point-packs.ts'
+import type { BeginPoint, CommitDetails, DiskRequest, DiskWriter, Manifest, PointWriter } from './repository.ts'
+import { readReuseRules } from './reuse-rules.ts'
+import { type StoredManifest, sealManifest } from './stored-manifest.ts'
+import type { WriteContext } from './write-context.ts'
+
+/** Step 8 is a few small requests; whoever gives up does not wait for ever for a store that is gone. */
+const GIVE_UP_MS = 60_000
+
+/** WRITER steps 1 to 3. */
+export async function beginPoint(outer: WriteContext, request: BeginPoint): Promise<PointWriter> {
+  const { signal } = request
+  // One stream for what refreshes by the clock, one for what follows the data: neither disturbs the other's order.
+  const context = { ...outer, random: forkedRandom(outer.random) }
+  const control = controlObjects(outer.store, outer.keys, forkedRandom(outer.random))
+  const keys = await listPointKeys(context, request.vm, { signal })
+  const bases = request.bases.flatMap(point => keys.get(point) ?? [])
+  const lease = await Lease.begin(
+    {
+      control,
+      clock: context.clock,
+      random: context.random,
+      host: context.host,
+      kind: request.kind,
+      vm: request.vm,
+      bases,
+      manifest: pointKey(request.vm, request.takenAt, request.point),
+      refreshMs: context.leaseRefreshMs,
+      expiryMs: context.leaseExpiryMs,
+    },
+    { signal },
+  )
+  try {
+    const rules = await readReuseRules(control, { signal })
+    const checked = new Map<PointId, StoredManifest>()
+    for (const point of request.bases) {
+      const key = keys.get(point)
+      const stored = key && (await checkBase(context, control, point, key, { signal }))
+      if (stored && fitsContext(stored.manifest, context)) checked.set(point, stored)
+    }
+    const follows = await succession(context, control, keys, checked, { signal })
+    const packs = new PointPacks(context, rules, checked.size > 0)
+    return new LeasedPointWriter({ context, control, request, lease, bases: checked, follows, packs })
+  } catch (error) {
+    await lease.stop()
+    await control.delete([lease.key]).catch(() => {})
+    throw error
+  }
+}
+
+/** Chunks are shared within one domain and one chunk size. */
+const fitsContext = ({ domain, disks }: Manifest, context: WriteContext): boolean =>
+  domain === context.domain.domain && disks.every(disk => disk.chunkSize === context.chunkSize)
+
+interface Begun {
+  readonly context: WriteContext
+  readonly control: ControlObjects
+  readonly request: BeginPoint
+  readonly lease: Lease
+  readonly bases: ReadonlyMap<PointId, StoredManifest>
+  readonly follows: Succession
+  readonly packs: PointPacks
+}
+
+class LeasedPointWriter implements PointWriter {
+  readonly point: PointId
+  readonly bases: ReadonlyMap<PointId, Manifest>
+  readonly #begun: Begun
+  readonly #disks: PointDiskWriter[] = []
+  readonly #open: BaseDisk[] = []
+  readonly #ended = new AbortController()
+  #state: 'open' | 'committing' | 'committed' | 'given-up' = 'open'
+  /** From the first attempt on, the store may hold it, whatever it answered. */
+  #isManifestSent = false
+
+  constructor(begun: Begun) {
+    this.#begun = begun
+    this.point = begun.request.point
+    this.bases = new Map([...begun.bases].map(([point, { manifest }]) => [point, manifest]))
+  }
+
+  async disk({ name, size, base, description }: DiskRequest): Promise<DiskWriter> {
+    if (this.#state !== 'open') throw new RangeError('the point takes no more disks')
+    const { context, packs, lease } = this.#begun
+    const writer = new PointDiskWriter(context, packs, {
+      name,
+      size,
+      base: base && this.#baseDisk(base, name),
+      description,
+      throwIfLost: () => lease.throwIfLost(),
+      signal: this.#ended.signal,
+    })
+    this.#disks.push(writer)
+    return writer
+  }
+
+  async commit(details: CommitDetails, options: AbortOptions = {}): Promise<Manifest> {
+    if (this.#state !== 'open') throw new RangeError('the point was committed or given up')
+    this.#state = 'committing'
+    try {
+      return await this.#commit(details, options)
+    } catch (error) {
+      await this.#giveUp(error)
+      throw error
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#state === 'open')
+      await this.#giveUp(new LifeboatError('interrupted', 'The point was given up before it was complete'))
+  }
+
+  async #commit(details: CommitDetails, options: AbortOptions): Promise<Manifest> {
+    const { context, control, lease, packs } = this.#begun
+    await packs.finish(options) // 4
+    await this.#putIndex(options)
+    const manifest = this.#manifest(details)
+    const key = pointKey(manifest.vm, manifest.takenAt, manifest.point)
+    const bytes = sealManifest(context, key, manifest)
+    await lease.check(options) // 5
+    await this.#putManifest(key, bytes, options) // 6
+    if (await isFenced(control, manifest, options))
+      // 7
+      throw new LifeboatError('not-committed', `A garbage collection took this backup of ${manifest.vm} for dead`, {
+        details: { object: key },
+        hint: 'Nothing is damaged. Run the backup again; if this repeats, look for long pauses of this host.',
+      })
+    this.#state = 'committed'
+    await this.#settle(new LifeboatError('interrupted', 'the point is committed'))
+    // A lease that stays behind expires and is removed by the next GC, which finds the manifest.
+    await control.delete([lease.key], options).catch(() => {})
+    return manifest
+  }
+
+  async #putIndex(options: AbortOptions): Promise<void> {
+    const { context, packs, lease } = this.#begun
+    const index = packs.dedup.encode(context.domain.domain)
+    if (!index) return
+    const place = { repository: context.keys.repository, kind: 'index', objectKey: indexKey(lease.id) } as const
+    await context.store.put(
+      place.objectKey,
+      [sealEnvelope(place, context.keys.metadata, index, context.random)],
+      options,
+    )
+  }
+
+  #manifest({ kind, consistency, description, firmwareVariables, omitted }: CommitDetails): Manifest {
+    const { context, request, lease, follows } = this.#begun
+    const disks = this.#disks.map(({ finished }) => {
+      if (!finished) throw new RangeError('a disk of the point is not finished')
+      return manifestDisk(finished, context.random(16))
+    })
+    return {
+      point: request.point,
+      vm: request.vm,
+      takenAt: request.takenAt,
+      ...follows,
+      kind,
+      consistency,
+      lease: lease.id,
+      domain: context.domain.domain,
+      host: context.host,
+      description,
+      ...(firmwareVariables ? { firmwareVariables } : {}),
+      disks,
+      omitted,
+    }
+  }
+
+  /** Without an answer the same bytes go again, and then the store is asked what it has. Throws unless the manifest is there. */
+  async #putManifest(key: string, bytes: Uint8Array, options: AbortOptions): Promise<void> {
+    const { store } = this.#begun.context
+    this.#isManifestSent = true
+    let failure: unknown
+    for (let attempt = 0; attempt < 2; attempt++)
+      try {
+        await store.put(key, [bytes], options)
+        return
+      } catch (error) {
+        options.signal?.throwIfAborted()
+        failure = error
+        const stored = await getBounded(store, key, bytes.length, options).catch(() => undefined)
+        if (stored && Buffer.compare(stored, bytes) === 0) return
+      }
+    throw failure
+  }
+
+  /** Step 8. It waits for everything that still runs, so that nothing of this point is written after it. */
+  async #giveUp(reason: unknown): Promise<void> {
+    this.#state = 'given-up'
+    await this.#settle(reason)
+    const { context, control, lease, request } = this.#begun
+    const bounded = new AbortController()
+    const { signal } = bounded
+    const timer = context.clock.sleep(GIVE_UP_MS, { signal }).then(
+      () => bounded.abort(new LifeboatError('store-unreachable', 'The store did not answer in time')),
+      () => {},
+    )
+    try {
+      const mark = { who: context.host, when: context.clock.now().toISOString() }
+      await control.put('fence', fenceKey(lease.id, 'self'), mark, { signal })
+      if (this.#isManifestSent) {
+        const manifest = pointKey(request.vm, request.takenAt, request.point)
+        const why = `never committed: ${messageOf(reason)}`.slice(0, 1000)
+        await control.put('forgotten', forgottenKey(request.point), { ...mark, why, manifest }, { signal })
+      }
+      await control.delete([leaseKey(lease.id)], { signal })
+    } catch (error) {
+      // The first failure is the one to be told. What could not be marked is void when GC has fenced the lease, which stays.
+      if (!isLifeboatError(error)) throw error
+    } finally {
+      bounded.abort()
+      await timer
+    }
+  }
+
+  /** Ends everything that goes on behind the calls. */
+  async #settle(reason: unknown): Promise<void> {
+    const { packs, lease } = this.#begun
+    if (!this.#ended.signal.aborted) this.#ended.abort(reason)
+    await packs.abandon(reason)
+    await Promise.all(this.#disks.map(disk => disk.settled()))
+    await Promise.all(this.#open.splice(0).map(base => base[Symbol.asyncDispose]()))
+    await lease.stop()
+  }
+
+  #baseDisk(point: PointId, name: string): { point: PointId; disk: BaseDisk } | undefined {
+    const stored = this.#begun.bases.get(point)
+    if (!stored) throw new RangeError(`point ${point} is not among the bases that passed`)
+    const disk = stored.manifest.disks.find(held => held.name === name)
+    if (!disk) return undefined
+    const base = openBaseDisk(this.#begun.context, stored.manifest, disk)
+    this.#open.push(base)
+    return { point, disk: base }
+  }
+}
