@@ -112,6 +112,7 @@ export const limits = {
   /** Free space asked for before a capture: a sixteenth of the disks, within these bounds. What the guest overwrites meanwhile cannot be known. */
   fleecingFreeMin: 16 * MiB,
   fleecingFreeMax: 4 * GiB,
+  fleecingWatchMs: 500,
   /** Dirty ranges kept in memory for one disk; above it, gaps are swallowed. */
   changeRangesMax: 1 << 20,
   bitmapGranularity: 64 * KiB,
