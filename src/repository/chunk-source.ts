@@ -1,8 +1,10 @@
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { ChunkFetcher } from './chunk-fetcher.ts'
+import { type Harm, withHarm } from './harm.ts'
 import type { TreeNode } from './node-codec.ts'
-import type { ChunkRef, ChunkSource } from './repository.ts'
+import { presentSpans } from './presence.ts'
+import type { ChunkRef, ChunkSource, ChunkSpan } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
 
 /** The chunks of one disk: places from its tree, contents through the repository's fetcher. */
@@ -11,8 +13,11 @@ export class DiskChunks implements ChunkSource {
   readonly chunkSize: number
   readonly tree: TreeReader
   readonly #fetcher: ChunkFetcher
+  readonly #harm: Harm
 
-  constructor(tree: TreeReader, fetcher: ChunkFetcher) {
+  /** `harm`: whose disk this is, for errors. */
+  constructor(tree: TreeReader, fetcher: ChunkFetcher, harm: Harm) {
+    this.#harm = harm
     this.size = tree.geometry.size
     this.chunkSize = tree.geometry.chunkSize
     this.tree = tree
@@ -24,7 +29,10 @@ export class DiskChunks implements ChunkSource {
     const firstLeaf = Math.floor(first / limits.leafWidth)
     const lastLeaf = Math.floor((first + Math.max(1, count) - 1) / limits.leafWidth)
     const indexes = Array.from({ length: lastLeaf - firstLeaf + 1 }, (_, n) => firstLeaf + n)
-    const leaves = await this.tree.nodes(0, indexes, options)
+    const leaves = await this.tree.nodes(0, indexes, options).catch(error => {
+      const ranges = [{ offset: first * this.chunkSize, length: count * this.chunkSize }]
+      throw withHarm(error, { ...this.#harm, ranges })
+    })
     return collect(first, count, leaf => leaves[leaf - firstLeaf])
   }
 
@@ -40,14 +48,23 @@ export class DiskChunks implements ChunkSource {
     return collect(first, count, leaf => leaves[leaf - firstLeaf])
   }
 
-  fetch(
+  spans(first: number, count: number, options: AbortOptions = {}): AsyncIterable<ChunkSpan> {
+    this.#refuseOutside(first, count)
+    return presentSpans(this.tree, first, count, options)
+  }
+
+  async fetch(
     refs: readonly ChunkRef[],
     deliver: (ref: ChunkRef, content: Uint8Array) => void,
     options: AbortOptions = {},
   ): Promise<void> {
     const { domain } = this.tree
     const request = { kind: 'data', domain, chunkSize: this.chunkSize, checkIds: 'sampled' } as const
-    return this.#fetcher.fetch(request, refs, deliver, options)
+    try {
+      await this.#fetcher.fetch(request, refs, deliver, options)
+    } catch (error) {
+      throw withHarm(error, this.#harm)
+    }
   }
 
   #refuseOutside(first: number, count: number): void {

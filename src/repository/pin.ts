@@ -1,6 +1,7 @@
 /** A reader's mark on the point that it reads (READER rules 1 and 6): GC leaves a pinned point alone. */
+import { channel } from 'node:diagnostics_channel'
 import type { Clock } from '../core/clock.ts'
-import { isLifeboatError, messageOf } from '../core/errors.ts'
+import { isLifeboatError } from '../core/errors.ts'
 import { hex, type PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
@@ -20,6 +21,9 @@ export interface PinRequest {
 export interface Pin extends AsyncDisposable {
   readonly id: string
 }
+
+/** Told of pins that could not be removed: { key, error }. */
+const leftBehind = channel('lifeboat:pin-left-behind')
 
 interface PinContext {
   readonly control: ControlObjects
@@ -57,7 +61,7 @@ export async function placePin(
       ended.abort()
       await refreshing
       // A pin that stays behind expires by itself, and the reader has done its work.
-      await control.delete([key]).catch(error => process.emitWarning(`pin ${id} was not removed: ${messageOf(error)}`))
+      await control.delete([key]).catch(error => leftBehind.publish({ key, error }))
     },
   }
 

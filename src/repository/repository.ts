@@ -83,6 +83,13 @@ export interface ChunkRef {
   readonly length: number
 }
 
+/** Consecutive chunks that are all stored, or all zeros. */
+export interface ChunkSpan {
+  readonly first: number
+  readonly count: number
+  readonly isPresent: boolean
+}
+
 /**
  * The chunks of one disk of one point. Between the tree and the cache: requests for nodes are joined here, and so are
  * neighbouring records of one pack into one ranged GET.
@@ -94,6 +101,11 @@ export interface ChunkSource {
   locate(first: number, count: number, options?: AbortOptions): Promise<readonly (ChunkRef | undefined)[]>
   /** The same if all nodes on the way are in memory, else undefined at once. */
   locateNow(first: number, count: number): readonly (ChunkRef | undefined)[] | undefined
+  /**
+   * Which of chunks [first, first + count) are stored, in order. Unlike `locate` it makes no reference for each, and steps over
+   * absent subtrees: for whole disks. A source without a tree may leave it out.
+   */
+  spans?(first: number, count: number, options?: AbortOptions): AsyncIterable<ChunkSpan>
   /**
    * Fetches and authenticates; `deliver` is called once for each ref, in any order, as soon as it is there, with chunkSize
    * bytes that the receiver owns. Coalesces refs that lie close together, several GETs in flight. Fails with an integrity
