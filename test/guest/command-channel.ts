@@ -4,9 +4,11 @@
  */
 export const READY = 'READY boots'
 
-/** `poweroff` is what the guest does when it is asked to go. */
-export const commandChannel = (poweroff: string): string => `#!/bin/sh
+/** `mountData` must not mind when there is no data disk; `poweroff` is what the guest does when it is asked to go. */
+export const commandChannel = ({ mountData, poweroff }: { mountData: string; poweroff: string }): string => `#!/bin/sh
+${mountData}
 stty -echo
+export TERM=dumb PAGER=cat SYSTEMD_PAGER=cat
 dmesg -n 1
 n=$(cat /var/boots 2>/dev/null || echo 0); n=$((n + 1)); echo $n > /var/boots; sync
 echo "${READY} $n uptime $(cut -d' ' -f1 /proc/uptime)"

@@ -56,7 +56,7 @@ function talk(socket: Socket): GuestConsole {
   let busy = false
   let commands = 0
 
-  socket.setEncoding('latin1')
+  socket.setEncoding('utf8')
   socket.on('data', chunk => {
     text = (text + chunk).slice(-TEXT_KEPT)
     lookAgain()

@@ -79,7 +79,7 @@ const recipe = (own: string): string[] => [
 ]
 
 const FSTAB = `LABEL=lifeboat-root / ext4 defaults 0 1
-LABEL=lifeboat-data /data ext4 nofail,x-systemd.device-timeout=20s 0 2
+LABEL=lifeboat-data /data ext4 noauto 0 0
 `
 const CHANNEL_UNIT = `[Unit]
 Description=Command channel on the serial port
@@ -100,6 +100,7 @@ const MASKED = [
   'apt-daily.timer',
   'apt-daily-upgrade.timer',
   'e2scrub_all.timer',
+  'e2scrub_reap.service',
   'fstrim.timer',
 ]
 
@@ -116,7 +117,11 @@ function writeOwnFiles(own: string): void {
   put('usr/share/initramfs-tools/modules.d/lifeboat', 'virtio_pci\nvirtio_blk\n')
   put('etc/systemd/journald.conf.d/lifeboat.conf', '[Journal]\nStorage=volatile\n')
   put('etc/systemd/system/command-channel.service', CHANNEL_UNIT)
-  put('usr/local/sbin/command-channel', commandChannel('systemctl poweroff'), 0o755)
+  put(
+    'usr/local/sbin/command-channel',
+    commandChannel({ mountData: 'mount /data 2>/dev/null', poweroff: 'systemctl poweroff' }),
+    0o755,
+  )
   const wanted = join(own, 'etc/systemd/system/multi-user.target.wants')
   mkdirSync(wanted)
   symlinkSync('../command-channel.service', join(wanted, 'command-channel.service'))

@@ -49,7 +49,10 @@ async function build(folder: string, linux: Kernel, firmware: 'bios' | 'uefi'): 
   writeProgram(join(root, 'sbin/init'), INIT)
   writeProgram(
     join(root, 'sbin/command-channel'),
-    commandChannel('umount /data 2>/dev/null; mount -o remount,ro /; poweroff -f'),
+    commandChannel({
+      mountData: 'data=$(findfs LABEL=lifeboat-data 2>/dev/null) && mount -t ext4 $data /data',
+      poweroff: 'umount /data 2>/dev/null; mount -o remount,ro /; poweroff -f',
+    }),
   )
   const output = join(folder, 'disk.raw')
   const size = { sizeMiB: 64, journalMiB: 4 }
@@ -89,7 +92,6 @@ export PATH=/bin:/sbin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /tmp
 exec < /dev/console > /dev/console 2>&1
 mount -o remount,rw /
-data=$(findfs LABEL=lifeboat-data 2>/dev/null) && mount -t ext4 $data /data
 exec command-channel
 `
 
