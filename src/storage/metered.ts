@@ -1,0 +1,101 @@
+/**
+ * Counts what is asked of a store. Beneath `retrying` it counts attempts, which is what a store bills; above it, calls. A
+ * listing is one request however many pages it takes, and `objects` tells how long it was.
+ */
+import { bodyLength } from './checks.ts'
+import type { ObjectStore } from './object-store.ts'
+
+export interface VerbFigures {
+  readonly requests: number
+  readonly failures: number
+  /** Of the object: read by get, stored by put. */
+  readonly bytes: number
+  /** Listed or deleted keys; for the other verbs the requests that succeeded. */
+  readonly objects: number
+}
+
+export type StoreVerb = 'get' | 'head' | 'put' | 'list' | 'delete' | 'now' | 'probe'
+
+export type StoreFigures = Readonly<Record<StoreVerb, VerbFigures>>
+
+export interface Meter {
+  /** A copy of the figures at this instant. */
+  figures(): StoreFigures
+}
+
+interface Counter {
+  requests: number
+  failures: number
+  bytes: number
+  objects: number
+}
+
+const counter = (): Counter => ({ requests: 0, failures: 0, bytes: 0, objects: 0 })
+
+export function metered(inner: ObjectStore): { readonly store: ObjectStore; readonly meter: Meter } {
+  const counters = {
+    get: counter(),
+    head: counter(),
+    put: counter(),
+    list: counter(),
+    delete: counter(),
+    now: counter(),
+    probe: counter(),
+  } satisfies Record<StoreVerb, Counter>
+
+  async function count<T>(
+    verb: StoreVerb,
+    work: () => Promise<T>,
+    bytes: (result: T) => number,
+    objects = 1,
+  ): Promise<T> {
+    const figure = counters[verb]
+    figure.requests++
+    try {
+      const result = await work()
+      figure.bytes += bytes(result)
+      figure.objects += objects
+      return result
+    } catch (error) {
+      figure.failures++
+      throw error
+    }
+  }
+  const none = () => 0
+
+  const store: ObjectStore = {
+    url: inner.url,
+    get: (key, range, options) =>
+      count(
+        'get',
+        () => inner.get(key, range, options),
+        read => read.length,
+      ),
+    head: (key, options) => count('head', () => inner.head(key, options), none),
+    put: (key, body, options) => {
+      const length = bodyLength(body)
+      return count(
+        'put',
+        () => inner.put(key, body, options),
+        () => length,
+      )
+    },
+    async *list(prefix, options) {
+      counters.list.requests++
+      try {
+        for await (const info of inner.list(prefix, options)) {
+          counters.list.objects++
+          yield info
+        }
+      } catch (error) {
+        counters.list.failures++
+        throw error
+      }
+    },
+    delete: (keys, options) => count('delete', () => inner.delete(keys, options), none, keys.length),
+    now: options => count('now', () => inner.now(options), none),
+    probe: (prefix, options) => count('probe', () => inner.probe(prefix, options), none),
+    [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
+  }
+  return { store, meter: { figures: () => structuredClone(counters) } }
+}

@@ -1,0 +1,122 @@
+/**
+ * Repeats what failed for a passing reason ('transient') with growing, jittered pauses, until it works, fails for good, or
+ * `retryForMs` is over. Nothing else in the product retries a store, so that waits do not multiply.
+ */
+import { type Clock, systemClock } from '../core/clock.ts'
+import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import { type Random, systemRandom } from '../core/random.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { ObjectInfo, ObjectStore, PutOptions, StoreReceipt } from './object-store.ts'
+
+export interface RetryEvent {
+  readonly error: LifeboatError
+  /** 1 after the first failure. */
+  readonly attempt: number
+  readonly delayMs: number
+}
+
+export interface RetryOptions {
+  readonly clock?: Clock
+  readonly random?: Random
+  /** No attempt begins later than this after the first; each attempt is bounded by the store's own time-outs. */
+  readonly retryForMs?: number
+  readonly firstDelayMs?: number
+  readonly delayMaxMs?: number
+  /** For the log: an outage is worth a line. */
+  readonly onRetry?: (event: RetryEvent) => void
+}
+
+export function retrying(inner: ObjectStore, options: RetryOptions = {}): ObjectStore {
+  const { clock = systemClock, random = systemRandom, onRetry = () => {} } = options
+  const { retryForMs = limits.retryForMs } = options
+  const { firstDelayMs = limits.retryFirstDelayMs, delayMaxMs = limits.retryDelayMaxMs } = options
+
+  /** One call's budget: resolves after the pause where another attempt is due, throws `error` where none is. */
+  function patience({ signal }: AbortOptions) {
+    const startMs = clock.monotonicMs()
+    let attempt = 0
+    return async (error: unknown): Promise<void> => {
+      signal?.throwIfAborted()
+      if (!(error instanceof LifeboatError) || error.retry !== 'transient') throw error
+      const delayMs = jittered(Math.min(delayMaxMs, firstDelayMs * 2 ** attempt), random)
+      if (clock.monotonicMs() - startMs + delayMs > retryForMs) throw error
+      attempt++
+      onRetry({ error, attempt, delayMs })
+      await clock.sleep(delayMs, { signal })
+    }
+  }
+
+  async function repeat<T>(options: AbortOptions, work: (isFirst: boolean) => Promise<T>): Promise<T> {
+    const pause = patience(options)
+    for (let isFirst = true; ; isFirst = false) {
+      try {
+        return await work(isFirst)
+      } catch (error) {
+        await pause(error)
+      }
+    }
+  }
+
+  /** A put may have been stored although its answer was an error. Then the next ifAbsent meets our own object: that is success. */
+  function put(key: string, body: readonly Uint8Array[], options: PutOptions = {}): Promise<StoreReceipt> {
+    return repeat(options, async isFirst => {
+      try {
+        return await inner.put(key, body, options)
+      } catch (error) {
+        const isConflict = error instanceof LifeboatError && error.code === 'store-conflict'
+        if (isFirst || !isConflict || !options.ifAbsent) throw error
+        if (holds(await inner.get(key, undefined, options), body)) return {}
+        throw error
+      }
+    })
+  }
+
+  /** Goes on behind the last key that was handed out; every key is progress, which renews the patience. */
+  async function* list(
+    prefix: string,
+    options: { startAfter?: string } & AbortOptions = {},
+  ): AsyncGenerator<ObjectInfo> {
+    let { startAfter } = options
+    let pause = patience(options)
+    for (;;) {
+      try {
+        for await (const info of inner.list(prefix, { ...options, startAfter })) {
+          startAfter = info.key
+          yield info
+          pause = patience(options)
+        }
+        return
+      } catch (error) {
+        await pause(error)
+      }
+    }
+  }
+
+  return {
+    url: inner.url,
+    get: (key, range, options = {}) => repeat(options, () => inner.get(key, range, options)),
+    head: (key, options = {}) => repeat(options, () => inner.head(key, options)),
+    put,
+    list,
+    delete: (keys, options = {}) => repeat(options, () => inner.delete(keys, options)),
+    now: (options = {}) => repeat(options, () => inner.now(options)),
+    probe: (prefix, options = {}) => repeat(options, () => inner.probe(prefix, options)),
+    [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
+  }
+}
+
+/** Between half and all of `ms`, so that hosts which failed together do not come back together. */
+function jittered(ms: number, random: Random): number {
+  const [low = 0, high = 0] = random(2)
+  return Math.round((ms / 2) * (1 + (high * 256 + low) / 65_536))
+}
+
+function holds(stored: Uint8Array, body: readonly Uint8Array[]): boolean {
+  let offset = 0
+  for (const part of body) {
+    if (Buffer.compare(stored.subarray(offset, offset + part.length), part) !== 0) return false
+    offset += part.length
+  }
+  return offset === stored.length
+}

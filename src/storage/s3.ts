@@ -1,0 +1,278 @@
+/**
+ * A bucket, or a prefix of one, as an object store, on @aws-sdk/client-s3. An upload is protected on its way by the digest
+ * in its signature; a download by nothing but its length, so whoever reads must authenticate the bytes. A call makes one
+ * attempt: the SDK's retries are off.
+ */
+import {
+  DeleteObjectCommand,
+  GetBucketVersioningCommand,
+  GetObjectCommand,
+  type GetObjectCommandOutput,
+  GetObjectLockConfigurationCommand,
+  HeadBucketCommand,
+  HeadObjectCommand,
+  PutObjectCommand,
+} from '@aws-sdk/client-s3'
+import { LifeboatError } from '../core/errors.ts'
+import { type Random, systemRandom } from '../core/random.ts'
+import type { Range } from '../core/range.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { bodyLength, checkKey, checkPrefix, checkRange, clipRange } from './checks.ts'
+import type { ObjectInfo, ObjectStore, PutOptions, StoreCapabilities, StoreReceipt } from './object-store.ts'
+import { probeStore } from './probe.ts'
+import { discardBody, payloadDigests, readBody, uploadBody } from './s3-body.ts'
+import { headersOf, type S3ClientOptions, s3Client } from './s3-client.ts'
+import { bucketDeleter } from './s3-delete.ts'
+import { type S3Call, statusOf, translateS3Error } from './s3-errors.ts'
+import { listBucket } from './s3-list.ts'
+
+export interface S3Options extends S3ClientOptions {
+  readonly bucket: string
+  /** Keys live below it; '' for the whole bucket. */
+  readonly prefix: string
+  readonly random?: Random
+  /** Used with `retainUntil`. */
+  readonly lockMode?: 'GOVERNANCE' | 'COMPLIANCE'
+}
+
+export function s3Store(options: S3Options): ObjectStore {
+  const { bucket, endpoint, random = systemRandom, lockMode = 'GOVERNANCE' } = options
+  const base = options.prefix === '' ? '' : `${options.prefix.replace(/\/+$/, '')}/`
+  const client = s3Client(options)
+  const deleter = bucketDeleter(client, bucket)
+  /** A HEAD's 404 does not say whether the key or the bucket is missing; one success of any kind settles that for good. */
+  let bucketSeen = false
+  /** False once the store answered that it has no conditional puts. Nobody relies on them, so it is then asked without. */
+  let hasConditionalPut = true
+
+  async function attempt<T>(call: Omit<S3Call, 'bucket' | 'endpoint'>, work: () => Promise<T>): Promise<T> {
+    call.signal?.throwIfAborted()
+    try {
+      const result = await work()
+      bucketSeen = true
+      return result
+    } catch (error) {
+      throw translateS3Error(error, { ...call, bucket, endpoint })
+    }
+  }
+
+  async function get(key: string, range?: Range, { signal }: AbortOptions = {}): Promise<Uint8Array> {
+    checkKey(key)
+    checkRange(range)
+    if (range?.length === 0) return nothingOf(key, { signal }) // HTTP has no empty range.
+    return attempt({ verb: 'get', key, signal }, async () => {
+      try {
+        const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`
+        const answer = await client.send(new GetObjectCommand({ Bucket: bucket, Key: base + key, Range }), {
+          abortSignal: signal,
+        })
+        return await readBody(answer.Body, expectedLength(key, range, answer), key, { signal })
+      } catch (error) {
+        if (range && statusOf(error) === 416) return new Uint8Array(0)
+        throw error
+      }
+    })
+  }
+
+  async function nothingOf(key: string, options: AbortOptions): Promise<Uint8Array> {
+    if (await head(key, options)) return new Uint8Array(0)
+    throw new LifeboatError('store-not-found', `There is no object ${key}`, { details: { object: key } })
+  }
+
+  async function head(key: string, { signal }: AbortOptions = {}): Promise<ObjectInfo | undefined> {
+    checkKey(key)
+    try {
+      return await attempt({ verb: 'head', key, signal }, async () => {
+        const answer = await client.send(new HeadObjectCommand({ Bucket: bucket, Key: base + key }), {
+          abortSignal: signal,
+        })
+        if (answer.ContentLength === undefined || answer.LastModified === undefined) throw unmeasured(key)
+        return { key, size: answer.ContentLength, modifiedAt: answer.LastModified }
+      })
+    } catch (error) {
+      if (!(error instanceof LifeboatError) || error.code !== 'store-not-found') throw error
+      if (!bucketSeen) await now({ signal })
+      return undefined
+    }
+  }
+
+  async function put(key: string, body: readonly Uint8Array[], options: PutOptions = {}): Promise<StoreReceipt> {
+    checkKey(key)
+    const { signal } = options
+    const isConditional = (options.ifAbsent ?? false) && hasConditionalPut
+    return attempt({ verb: 'put', key, isConditional, signal }, async () => {
+      try {
+        return await upload(base + key, body, options, isConditional)
+      } catch (error) {
+        if (!isConditional || statusOf(error) !== 501) throw error
+        hasConditionalPut = false
+        return upload(base + key, body, options, false)
+      }
+    })
+  }
+
+  async function upload(
+    Key: string,
+    body: readonly Uint8Array[],
+    { retainUntil, signal }: PutOptions,
+    isConditional: boolean,
+  ): Promise<StoreReceipt> {
+    // Amazon takes a locked object only with a Content-MD5.
+    const { sha256, md5 } = await payloadDigests(body, { withMd5: retainUntil !== undefined, signal })
+    const command = new PutObjectCommand({
+      Bucket: bucket,
+      Key,
+      Body: uploadBody(body),
+      ContentLength: bodyLength(body),
+      ContentMD5: md5,
+      ContentType: 'application/octet-stream',
+      ...(isConditional ? { IfNoneMatch: '*' } : {}),
+      ...(retainUntil ? { ObjectLockMode: lockMode, ObjectLockRetainUntilDate: retainUntil } : {}),
+    })
+    command.middlewareStack.add(
+      next => args => {
+        headersOf(args.request)['x-amz-content-sha256'] = sha256
+        return next(args)
+      },
+      { step: 'build', name: 'payloadDigest' },
+    )
+    const { ETag, VersionId } = await client.send(command, { abortSignal: signal })
+    return { etag: ETag, versionId: VersionId }
+  }
+
+  async function* list(prefix: string, { startAfter, signal }: { startAfter?: string } & AbortOptions = {}) {
+    checkPrefix(prefix)
+    signal?.throwIfAborted()
+    try {
+      const listing = { bucket, prefix: base + prefix, startAfter: startAfter ? base + startAfter : '', signal }
+      for await (const page of listBucket(client, listing)) {
+        bucketSeen = true
+        // Consoles put an empty object 'PREFIX/' where a person makes a folder; it is the place, not something in it.
+        for (const { key, size, modifiedAt } of page)
+          if (key !== base) yield { key: key.slice(base.length), size, modifiedAt }
+      }
+    } catch (error) {
+      throw translateS3Error(error, { verb: 'list', key: prefix, bucket, endpoint, signal })
+    }
+  }
+
+  async function remove(keys: readonly string[], { signal }: AbortOptions = {}): Promise<void> {
+    for (const key of keys) checkKey(key)
+    const paths = keys.map(key => base + key)
+    await attempt({ verb: 'delete', key: keys[0] ?? '', signal }, () => deleter.delete(paths, { signal }))
+  }
+
+  /** The Date of the answer to a question about the bucket. */
+  async function now({ signal }: AbortOptions = {}): Promise<Date> {
+    return attempt({ verb: 'bucket', key: '', signal }, async () => {
+      const command = new HeadBucketCommand({ Bucket: bucket })
+      let date: string | undefined
+      command.middlewareStack.add(
+        next => async args => {
+          const result = await next(args)
+          date = headersOf(result.response).date
+          return result
+        },
+        { step: 'deserialize', priority: 'low', name: 'readDate' },
+      )
+      await client.send(command, { abortSignal: signal })
+      const time = new Date(date ?? '')
+      if (Number.isNaN(time.getTime())) throw new LifeboatError('store-failed', 'The store does not tell the time')
+      return time
+    })
+  }
+
+  /** Versioning and lock are what the bucket says of itself; only the conditional put is tried, because Ceph ignores it on versioned buckets. */
+  async function probe(prefix: string, options: AbortOptions = {}): Promise<StoreCapabilities> {
+    const { conditionalPut } = await probeStore(forgetful(options), prefix, random, options)
+    const abortSignal = options.signal
+    const versioning = await ask(options, async () => {
+      const { Status } = await client.send(new GetBucketVersioningCommand({ Bucket: bucket }), { abortSignal })
+      return Status === 'Enabled'
+    })
+    const objectLock = await ask(options, async () => {
+      const answer = await client.send(new GetObjectLockConfigurationCommand({ Bucket: bucket }), { abortSignal })
+      return answer.ObjectLockConfiguration?.ObjectLockEnabled === 'Enabled'
+    })
+    return { conditionalPut, versioning, objectLock }
+  }
+
+  /** Puts that can be undone: on a versioned bucket a plain delete would leave the versions and a marker. */
+  function forgetful({ signal }: AbortOptions): Pick<ObjectStore, 'put' | 'delete'> {
+    const versions = new Set<string | undefined>()
+    return {
+      async put(...request) {
+        const receipt = await put(...request)
+        versions.add(receipt.versionId)
+        return receipt
+      },
+      async delete([key = '']) {
+        for (const VersionId of versions) {
+          const command = new DeleteObjectCommand({ Bucket: bucket, Key: base + key, VersionId })
+          await attempt({ verb: 'delete', key, signal }, () => client.send(command, { abortSignal: signal })).catch(
+            () => remove([key], { signal }), // Under a default retention only a marker can be set.
+          )
+        }
+      },
+    }
+  }
+
+  /** A store that does not know the question, or this user, has not got the feature for us. */
+  async function ask({ signal }: AbortOptions, question: () => Promise<boolean>): Promise<boolean> {
+    try {
+      return await question()
+    } catch (error) {
+      if ([400, 403, 404, 405, 501].includes(statusOf(error) ?? 0)) return false
+      throw translateS3Error(error, { verb: 'bucket', key: '', bucket, endpoint, signal })
+    }
+  }
+
+  const store: ObjectStore = {
+    url: displayUrl(options),
+    get,
+    head,
+    put,
+    list,
+    delete: remove,
+    now,
+    probe,
+    [Symbol.asyncDispose]: async () => client.destroy(),
+  }
+  return store
+}
+
+/** How many bytes this answer has to bring, from what was asked and what it says of itself; not more than allowed. */
+function expectedLength(key: string, range: Range | undefined, answer: GetObjectCommandOutput): number {
+  try {
+    const length = answer.ContentLength
+    if (length === undefined) throw unmeasured(key)
+    if (!range) return clipRange(key, length, undefined).length
+    const [, first, last, size] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(answer.ContentRange ?? '') ?? []
+    const expected = clipRange(key, Number(size), range)
+    const isWhatWasAsked =
+      Number(first) === expected.offset &&
+      Number(last) - Number(first) + 1 === expected.length &&
+      length === expected.length
+    if (isWhatWasAsked) return length
+    throw new LifeboatError('store-unreachable', `The answer for ${key} is not the range that was asked for`, {
+      retry: 'transient',
+      details: { object: key, contentRange: answer.ContentRange },
+      hint: 'Something between this host and the store changes its answers: look for a proxy.',
+    })
+  } catch (error) {
+    discardBody(answer.Body)
+    throw error
+  }
+}
+
+const unmeasured = (key: string): LifeboatError =>
+  new LifeboatError('store-failed', `The store does not say how large ${key} is`, { details: { object: key } })
+
+function displayUrl({ bucket, prefix, endpoint, region, pathStyle }: S3Options): string {
+  const parameters = new URLSearchParams()
+  if (endpoint !== undefined) parameters.set('endpoint', endpoint)
+  if (region !== undefined) parameters.set('region', region)
+  if (endpoint !== undefined) parameters.set('path-style', String(pathStyle))
+  const query = parameters.size > 0 ? `?${parameters}` : ''
+  return `s3://${bucket}${prefix === '' ? '' : `/${prefix}`}${query}`
+}

@@ -1,0 +1,93 @@
+/**
+ * Keeps a store's traffic below a rate: --limit-rate for people, requests per second for stores that bill or refuse more.
+ * A call pays when it starts and waits until the calls before it are paid for, so they go in order and none starves. A
+ * whole object's size is not known before it is read; it is paid afterwards, by the next call's wait.
+ */
+import { type Clock, systemClock } from '../core/clock.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { bodyLength } from './checks.ts'
+import type { ObjectStore } from './object-store.ts'
+
+interface TokenBucket {
+  /** Waits until everything charged before is paid, and charges `count`. */
+  take(count: number, options?: AbortOptions): Promise<void>
+  /** Charges without a wait; a negative count gives back. */
+  charge(count: number): void
+}
+
+/** `ratePerSecond` tokens a second, of which a quarter second's worth is saved up in idle times. */
+function tokenBucket(ratePerSecond: number, clock: Clock): TokenBucket {
+  const burstMs = 250
+  const msPerToken = 1000 / ratePerSecond
+  let paidUntilMs = Number.NEGATIVE_INFINITY
+  const charge = (count: number) => {
+    paidUntilMs = Math.max(paidUntilMs, clock.monotonicMs() - burstMs) + count * msPerToken
+  }
+  return {
+    charge,
+    async take(count, { signal } = {}) {
+      signal?.throwIfAborted()
+      const waitMs = paidUntilMs - clock.monotonicMs()
+      charge(count)
+      if (waitMs <= 0) return
+      try {
+        await clock.sleep(waitMs, { signal })
+      } catch (error) {
+        charge(-count)
+        throw error
+      }
+    },
+  }
+}
+
+export interface ThrottleOptions {
+  readonly bytesPerSecond?: number
+  readonly requestsPerSecond?: number
+  readonly clock?: Clock
+}
+
+export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectStore {
+  const { clock = systemClock, bytesPerSecond, requestsPerSecond } = options
+  const bytes = bytesPerSecond === undefined ? undefined : tokenBucket(bytesPerSecond, clock)
+  const requests = requestsPerSecond === undefined ? undefined : tokenBucket(requestsPerSecond, clock)
+
+  async function admit(count: number, options?: AbortOptions): Promise<void> {
+    await requests?.take(1, options)
+    await bytes?.take(count, options)
+  }
+  return {
+    url: inner.url,
+    async get(key, range, options) {
+      const expected = range?.length ?? 0
+      await admit(expected, options)
+      const read = await inner.get(key, range, options)
+      bytes?.charge(read.length - expected)
+      return read
+    },
+    async head(key, options) {
+      await admit(0, options)
+      return inner.head(key, options)
+    },
+    async put(key, body, options) {
+      await admit(bodyLength(body), options)
+      return inner.put(key, body, options)
+    },
+    async *list(prefix, options) {
+      await admit(0, options)
+      yield* inner.list(prefix, options)
+    },
+    async delete(keys, options) {
+      await admit(0, options)
+      return inner.delete(keys, options)
+    },
+    async now(options) {
+      await admit(0, options)
+      return inner.now(options)
+    },
+    async probe(prefix, options) {
+      await admit(0, options)
+      return inner.probe(prefix, options)
+    },
+    [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
+  }
+}

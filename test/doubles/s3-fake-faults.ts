@@ -1,0 +1,92 @@
+/** What the S3 fake does wrong, by a script that counts matching requests or by a seed. */
+import type { Random } from '../../src/core/random.ts'
+
+export type S3Operation =
+  | 'PutObject'
+  | 'GetObject'
+  | 'HeadObject'
+  | 'DeleteObject'
+  | 'DeleteObjects'
+  | 'ListObjectsV2'
+  | 'HeadBucket'
+  | 'GetBucketVersioning'
+  | 'GetObjectLockConfiguration'
+
+export type S3Fault =
+  /** Nothing is done; the answer is this error. */
+  | { readonly kind: 'error'; readonly status: number; readonly code: string }
+  /** It is done, and the answer is this error. */
+  | { readonly kind: 'done-but-error'; readonly status: number; readonly code: string }
+  /** An error without S3's XML, as a proxy gives it. */
+  | { readonly kind: 'foreign-error'; readonly status: number }
+  | { readonly kind: 'reset' }
+  | { readonly kind: 'done-but-reset' }
+  | { readonly kind: 'hang' }
+  /** Announces the whole length, sends half, and resets, or falls silent. */
+  | { readonly kind: 'half-body'; readonly then: 'reset' | 'silence' }
+  /** Announces and sends half, so that HTTP itself is content. */
+  | { readonly kind: 'wrong-length' }
+  | { readonly kind: 'extra-bytes' }
+  | { readonly kind: 'wrong-body' }
+  /** Ignores the range and sends the whole object. */
+  | { readonly kind: 'whole-object' }
+  /** A listing without its last entries, or an answer to a delete without some keys. */
+  | { readonly kind: 'drop-entries' }
+  | { readonly kind: 'delay'; readonly ms: number }
+
+export interface S3FaultRule {
+  readonly operation?: S3Operation
+  readonly key?: RegExp
+  /** From the so-manieth matching request on, counted from 1 ... */
+  readonly nth?: number
+  /** ... this many times. */
+  readonly times?: number
+  readonly fault: S3Fault
+}
+
+export interface S3FaultPlan {
+  readonly fired: readonly { readonly operation: S3Operation; readonly key: string; readonly fault: S3Fault }[]
+  draw(operation: S3Operation, key: string): S3Fault | undefined
+  /** Adds a rule, which counts from now on. */
+  add(rule: S3FaultRule): void
+}
+
+export interface SeededS3Faults {
+  readonly random: Random
+  readonly probability: number
+  readonly faults: readonly S3Fault[]
+}
+
+export function s3FaultPlan(rules: readonly S3FaultRule[], seeded?: SeededS3Faults): S3FaultPlan {
+  const counted = rules.map(rule => ({ rule, seen: 0 }))
+  const fired: { operation: S3Operation; key: string; fault: S3Fault }[] = []
+
+  function due(operation: S3Operation, key: string): S3Fault | undefined {
+    let fault: S3Fault | undefined
+    for (const entry of counted) {
+      const { rule } = entry
+      if (rule.operation !== undefined && rule.operation !== operation) continue
+      if (rule.key !== undefined && !rule.key.test(key)) continue
+      entry.seen++
+      const first = rule.nth ?? 1
+      if (entry.seen >= first && entry.seen < first + (rule.times ?? 1)) fault ??= rule.fault
+    }
+    return fault
+  }
+
+  function drawSeeded(): S3Fault | undefined {
+    if (!seeded) return undefined
+    const [low = 0, high = 0, which = 0] = seeded.random(3)
+    return high * 256 + low < seeded.probability * 65_536 ? seeded.faults[which % seeded.faults.length] : undefined
+  }
+
+  return {
+    fired,
+    add: rule => counted.push({ rule, seen: 0 }),
+    draw(operation, key) {
+      const fault = due(operation, key) ?? drawSeeded()
+      if (fault) fired.push({ operation, key, fault })
+      return fault
+    },
+  }
+}

@@ -1,0 +1,193 @@
+/**
+ * A small S3 server in this process: what Lifeboat uses of it, in path style, with signatures checked, and with faults.
+ * Listens on 127.0.0.1 on a free port.
+ */
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import {
+  type Answer,
+  deleteObject,
+  deleteObjects,
+  errorAnswer,
+  type FakeBucket,
+  type FakeQuirks,
+  getObject,
+  listObjects,
+  lockConfiguration,
+  putObject,
+  versioningStatus,
+} from './s3-fake-bucket.ts'
+import {
+  type S3Fault,
+  type S3FaultPlan,
+  type S3FaultRule,
+  type S3Operation,
+  type SeededS3Faults,
+  s3FaultPlan,
+} from './s3-fake-faults.ts'
+import { type SigningKeys, signatureFault } from './s3-fake-signature.ts'
+
+export interface S3FakeOptions {
+  readonly buckets?: Readonly<Record<string, { readonly versioning?: boolean; readonly objectLock?: boolean }>>
+  readonly quirks?: Partial<FakeQuirks>
+  readonly faults?: readonly S3FaultRule[]
+  readonly seeded?: SeededS3Faults
+}
+
+export interface S3Request {
+  readonly operation: S3Operation
+  readonly key: string
+  readonly range: string | undefined
+  readonly bodyBytes: number
+}
+
+export interface S3Fake extends AsyncDisposable {
+  readonly endpoint: string
+  readonly credentials: SigningKeys
+  readonly buckets: ReadonlyMap<string, FakeBucket>
+  /** Every request that arrived, in order. */
+  readonly requests: readonly S3Request[]
+  readonly faults: S3FaultPlan
+  /** Connections that are open now. */
+  readonly connectionCount: () => number
+}
+
+export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> {
+  const quirks: FakeQuirks = { conditionalPut: 'honoured', batchDelete: true, pageKeys: 1000, ...options.quirks }
+  const credentials = { accessKeyId: 'FAKEKEY', secretAccessKey: 'fake/secret' }
+  const buckets = new Map<string, FakeBucket>()
+  for (const [name, { versioning = false, objectLock = false }] of Object.entries(options.buckets ?? { test: {} }))
+    buckets.set(name, { objects: new Map(), versioning, objectLock })
+  const requests: S3Request[] = []
+  const faults = s3FaultPlan(options.faults ?? [], options.seeded)
+  const sockets = new Set<{ destroy(): void }>()
+
+  const server = createServer((request, response) => {
+    serve(request, response).catch(() => response.destroy()) // The client went away in the middle of its request.
+  })
+  server.on('connection', socket => {
+    sockets.add(socket)
+    socket.once('close', () => sockets.delete(socket))
+  })
+
+  async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = Buffer.concat(await Array.fromAsync(request))
+    const { operation, bucketName, key, query } = route(request)
+    const { range } = request.headers
+    requests.push({ operation, key, range, bodyBytes: body.length })
+    const fault = faults.draw(operation, key)
+    if (fault?.kind === 'hang') return
+    if (fault?.kind === 'reset') return void response.socket?.resetAndDestroy()
+    if (fault?.kind === 'delay') await new Promise(resolve => setTimeout(resolve, fault.ms))
+    const answer = answerTo()
+    if (fault?.kind === 'done-but-reset') return void response.socket?.resetAndDestroy()
+    if (fault?.kind === 'done-but-error') return send(request, response, errorAnswer(fault.status, fault.code, key))
+    send(request, response, answer, fault)
+
+    function answerTo(): Answer {
+      if (fault?.kind === 'error') return errorAnswer(fault.status, fault.code, key)
+      if (fault?.kind === 'foreign-error') return { status: fault.status, body: Buffer.from('<html>no</html>') }
+      const problem = signatureFault(request, body, credentials)
+      if (problem !== undefined) return errorAnswer(problem === 'XAmzContentSHA256Mismatch' ? 400 : 403, problem, key)
+      if (operation === 'PutObject' && request.headers['content-length'] === undefined)
+        return errorAnswer(411, 'MissingContentLength', key)
+      const bucket = buckets.get(bucketName)
+      if (!bucket) return errorAnswer(404, 'NoSuchBucket', bucketName)
+      switch (operation) {
+        case 'PutObject':
+          return putObject(bucket, key, body, request.headers['if-none-match'], quirks)
+        case 'GetObject':
+        case 'HeadObject':
+          return getObject(bucket, key, fault?.kind === 'whole-object' ? undefined : range)
+        case 'DeleteObject':
+          return deleteObject(bucket, key, query.get('versionId'))
+        case 'DeleteObjects':
+          return deleteObjects(bucket, body.toString(), quirks)
+        case 'ListObjectsV2':
+          return listObjects(bucketName, bucket, query, quirks.pageKeys)
+        case 'HeadBucket':
+          return { status: 200 }
+        case 'GetBucketVersioning':
+          return versioningStatus(bucket)
+        case 'GetObjectLockConfiguration':
+          return lockConfiguration(bucket)
+      }
+    }
+  }
+
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new Error('the fake has no port')
+  return {
+    endpoint: `http://127.0.0.1:${address.port}`,
+    credentials,
+    buckets,
+    requests,
+    faults,
+    connectionCount: () => sockets.size,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy()
+      await new Promise(resolve => server.close(resolve))
+    },
+  }
+}
+
+function route(request: IncomingMessage) {
+  const url = new URL(request.url ?? '/', 'http://fake')
+  const [, bucketName = '', path = ''] = /^\/([^/]*)\/?(.*)$/s.exec(url.pathname) ?? []
+  const key = decodeURIComponent(path)
+  return {
+    operation: operationOf(request.method ?? '', key, url.searchParams),
+    bucketName,
+    key,
+    query: url.searchParams,
+  }
+}
+
+function operationOf(method: string, key: string, query: URLSearchParams): S3Operation {
+  if (key === '') {
+    if (method === 'HEAD') return 'HeadBucket'
+    if (method === 'POST' && query.has('delete')) return 'DeleteObjects'
+    if (query.has('versioning')) return 'GetBucketVersioning'
+    return query.has('object-lock') ? 'GetObjectLockConfiguration' : 'ListObjectsV2'
+  }
+  if (method === 'PUT') return 'PutObject'
+  if (method === 'HEAD') return 'HeadObject'
+  return method === 'DELETE' ? 'DeleteObject' : 'GetObject'
+}
+
+function send(request: IncomingMessage, response: ServerResponse, answer: Answer, fault?: S3Fault): void {
+  const { body, length } = damaged(answer, fault)
+  // What an answer to HEAD, or to a request without an answer, does not bring is still announced.
+  response.writeHead(answer.status, { ...answer.headers, 'content-length': String(length) })
+  if (request.method === 'HEAD') return void response.end()
+  if (fault?.kind !== 'half-body') return void response.end(body)
+  response.write(body.subarray(0, Math.floor(body.length / 2)), () => {
+    if (fault.then === 'reset') response.socket?.resetAndDestroy()
+  })
+}
+
+function damaged(
+  { body = new Uint8Array(0) }: Answer,
+  fault: S3Fault | undefined,
+): { body: Uint8Array; length: number } {
+  const half = Math.floor(body.length / 2)
+  switch (fault?.kind) {
+    case 'wrong-length':
+      return { body: body.subarray(0, half), length: half }
+    case 'extra-bytes':
+      return { body: Buffer.concat([body, Buffer.from('extra')]), length: body.length + 5 }
+    case 'wrong-body': {
+      const wrong = Uint8Array.from(body)
+      if (wrong.length > 0) wrong[half] = wrong[half]! ^ 1
+      return { body: wrong, length: body.length }
+    }
+    case 'drop-entries': {
+      const text = Buffer.from(body)
+        .toString()
+        .replace(/<(Contents|Deleted)>(?:(?!<\1>).)*<\/\1>(?=<\/)/s, '')
+      return { body: Buffer.from(text), length: Buffer.byteLength(text) }
+    }
+    default:
+      return { body, length: body.length }
+  }
+}
