@@ -1,0 +1,39 @@
+/** A clock that stands still until it is told to go on. */
+import type { Clock } from '../../src/core/clock.ts'
+
+export interface ManualClock extends Clock {
+  /** Lets time pass; whoever sleeps that long wakes up, and what they do at once is done when this resolves. */
+  advance(ms: number): Promise<void>
+}
+
+export function manualClock(start = '2026-01-02T03:04:05.000Z'): ManualClock {
+  let elapsedMs = 0
+  const sleepers = new Set<{ until: number; wake: () => void }>()
+  return {
+    now: () => new Date(Date.parse(start) + elapsedMs),
+    monotonicMs: () => elapsedMs,
+    sleep: (ms, { signal } = {}) =>
+      new Promise((resolve, reject) => {
+        if (signal?.aborted) return reject(signal.reason)
+        const onAbort = () => {
+          sleepers.delete(sleeper)
+          reject(signal?.reason)
+        }
+        const sleeper = {
+          until: elapsedMs + ms,
+          wake: () => {
+            sleepers.delete(sleeper)
+            signal?.removeEventListener('abort', onAbort)
+            resolve()
+          },
+        }
+        signal?.addEventListener('abort', onAbort, { once: true })
+        sleepers.add(sleeper)
+      }),
+    async advance(ms) {
+      elapsedMs += ms
+      for (const sleeper of [...sleepers]) if (sleeper.until <= elapsedMs) sleeper.wake()
+      for (let turn = 0; turn < 20; turn++) await new Promise(resolve => setImmediate(resolve))
+    },
+  }
+}
