@@ -26,17 +26,3 @@ export const footerKey = (metadataKey: Uint8Array, salt: Uint8Array): Uint8Array
 
 /** `key` is the domain's data key for data packs and its metadata key for meta packs. */
 export const slotKey = (key: Uint8Array, pack: PackId): Uint8Array => hkdf(key, unhex(pack), 'lifeboat/1 pack')
-
-/** Slot keys under one key. A derivation costs as much as opening a small record, and neighbours share a pack. */
-export function slotKeys(key: Uint8Array, capacity = 256): (pack: PackId) => Uint8Array {
-  const known = new Map<PackId, Uint8Array>()
-  return pack => {
-    const found = known.get(pack)
-    if (found) return found
-    const derived = slotKey(key, pack)
-    const [oldest] = known.keys()
-    if (known.size >= capacity && oldest !== undefined) known.delete(oldest)
-    known.set(pack, derived)
-    return derived
-  }
-}

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { domainId, hex, packId, repositoryId, unhex } from '../../../src/core/ids.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { recordAad, recordAadPrefix } from '../../../src/crypto/aad.ts'
-import { hkdf, slotKey, slotKeys } from '../../../src/crypto/derive.ts'
+import { hkdf } from '../../../src/crypto/derive.ts'
 import { openEnvelope, sealEnvelope } from '../../../src/crypto/envelope.ts'
 import { openFooter, sealFooter } from '../../../src/crypto/footer.ts'
 import { gcmOpen, gcmSeal, ZERO_NONCE } from '../../../src/crypto/gcm.ts'
@@ -92,16 +92,4 @@ test('the AAD of a record names repository, domain, kind, pack, slot and content
   const expected = `${hex(text('lifeboat/1\0'))}${repository}0102030405060708${'01'}${'00'.repeat(16)}01020304${'cc'.repeat(32)}`
   assert.equal(full, expected)
   assert.equal(recordAadPrefix({ ...place, kind: 'meta' })[35], 2)
-})
-
-test('slot keys are kept for the packs that were asked for last', () => {
-  const of = slotKeys(key, 2)
-  const [a, b, c] = ['aa', 'bb', 'cc'].map(byte => packId(byte.repeat(16))) as [never, never, never]
-  const first = of(a)
-  assert.deepEqual(first, slotKey(key, a))
-  assert.equal(of(a), first)
-  of(b)
-  of(c)
-  assert.notEqual(of(a), first)
-  assert.deepEqual(of(a), first)
 })
