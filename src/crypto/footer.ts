@@ -4,11 +4,9 @@ import type { RepositoryId } from '../core/ids.ts'
 import type { Random } from '../core/random.ts'
 import { objectAad } from './aad.ts'
 import { footerKey } from './derive.ts'
-import { GCM_TAG, gcmOpen, gcmSeal, ZERO_NONCE } from './gcm.ts'
+import { gcmOpen, gcmSeal, ZERO_NONCE } from './gcm.ts'
 
 const SALT_BYTES = 16
-
-export const FOOTER_OVERHEAD = SALT_BYTES + GCM_TAG
 
 export interface FooterPlace {
   readonly repository: RepositoryId

@@ -3,7 +3,6 @@ import { createHmac } from 'node:crypto'
 import { hex, type PackId, packId } from '../core/ids.ts'
 import type { Random } from '../core/random.ts'
 
-export const CONTENT_ID_BYTES = 32
 const PACK_FRESH_BYTES = 16
 
 /** 32 bytes. `chunk` has the whole chunk size: the last one of a disk is padded with zeros. */
