@@ -12,6 +12,8 @@ export interface OwnedProcess {
   readonly child: ChildProcess
   /** Resolves when the program has ended; never rejects. */
   readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>
+  /** Standard output so far, the last 256 KiB. */
+  output(): string
   /** Standard output and error so far, the last 64 KiB. */
   log(): string
 }
@@ -25,7 +27,10 @@ interface ProcessRecord {
   readonly scratch?: string
 }
 
-const LOG_BYTES = 64 * 1024
+const LOG_CHARACTERS = 64 * 1024
+const OUTPUT_CHARACTERS = 256 * 1024
+const ENDING_MS = 30_000
+const running = new Set<OwnedProcess>()
 const folder = (): string => join(cacheFolder(), 'processes')
 
 export interface StartOptions {
@@ -43,11 +48,14 @@ export function startOwned(command: string, args: readonly string[], options: St
     env: options.env ?? process.env,
   })
   let log = ''
-  const take = (chunk: Buffer): void => {
-    log = (log + chunk.toString()).slice(-LOG_BYTES)
-  }
-  child.stdout.on('data', take)
-  child.stderr.on('data', take)
+  let output = ''
+  child.stdout.setEncoding('utf8').on('data', chunk => {
+    output = (output + chunk).slice(-OUTPUT_CHARACTERS)
+    log = (log + chunk).slice(-LOG_CHARACTERS)
+  })
+  child.stderr.setEncoding('utf8').on('data', chunk => {
+    log = (log + chunk).slice(-LOG_CHARACTERS)
+  })
   const kill = (): void => {
     child.kill(lastSignal)
   }
@@ -56,6 +64,7 @@ export function startOwned(command: string, args: readonly string[], options: St
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(resolve => {
     const end = (code: number | null, signal: NodeJS.Signals | null): void => {
       process.off('exit', kill)
+      running.delete(owned)
       drop()
       resolve({ code, signal })
     }
@@ -65,7 +74,21 @@ export function startOwned(command: string, args: readonly string[], options: St
       end(127, null)
     })
   })
-  return { child, ended, log: () => log }
+  const owned: OwnedProcess = { child, ended, output: () => output, log: () => log }
+  running.add(owned)
+  return owned
+}
+
+/** Ends everything that this process started, in order where the program knows how, and waits for it. */
+export async function endAllOwned(): Promise<void> {
+  await Promise.all(
+    [...running].map(async ({ child, ended }) => {
+      child.kill('SIGTERM')
+      const late = setTimeout(() => child.kill('SIGKILL'), ENDING_MS)
+      await ended
+      clearTimeout(late)
+    }),
+  )
 }
 
 /** Writes a record for a process of ours; the result removes it again. */

@@ -1,0 +1,178 @@
+/** The main job on real input: a VM is backed up while it runs, twice, and both points boot straight from the repository. */
+import { join } from 'node:path'
+import { connectConsole } from '../../test/guest/console.ts'
+import { dataDisk } from '../../test/guest/data-disk.ts'
+import { debianImage } from '../../test/guest/debian-image.ts'
+import { tinyImage } from '../../test/guest/tiny-image.ts'
+import { copyImage, tool } from '../../test/guest/tool.ts'
+import { startVm } from '../../test/guest/vm.ts'
+import {
+  type Checksums,
+  changeFiles,
+  checksums,
+  endWritesToData,
+  heartbeats,
+  keepWriting,
+  sameChecksums,
+} from './guest.ts'
+import { type Json, lifeboatCommand, listOf, numberOf, textOf } from './lifeboat-command.ts'
+import { mebibytes, type Narration, seconds } from './narration.ts'
+
+export interface StoryOptions {
+  readonly folder: string
+  readonly debian: boolean
+  readonly narration: Narration
+}
+
+interface Boot {
+  readonly point: string
+  readonly secondsToPrompt: number
+  readonly bytesFetched: number
+  readonly sums: Checksums
+}
+
+const VM = 'demo'
+
+/** Resolves to what differed: nothing, when all is well. */
+export async function tellStory({ folder, debian, narration }: StoryOptions): Promise<readonly string[]> {
+  const { step } = narration
+  const differences: string[] = []
+  const at = (name: string): string => join(folder, name)
+  const lifeboat = lifeboatCommand(
+    {
+      LIFEBOAT_REPO: at('repository'),
+      LIFEBOAT_KEY_FILE: at('repository.key'),
+      LIFEBOAT_STATE_DIR: at('state'),
+      LIFEBOAT_CACHE_DIR: at('cache'),
+    },
+    narration.command,
+  )
+
+  step(
+    debian
+      ? 'building the Debian guest (a few minutes the first time, then it is kept)'
+      : 'building a small Linux VM (kept for the next time)',
+  )
+  const image = debian ? await debianImage() : await tinyImage()
+  await copyImage(image.disk, at('system.raw'))
+  await copyImage(await dataDisk(), at('data.qcow2'))
+
+  step('starting it: a system disk with its own boot loader, and a data disk with files')
+  const vm = await startVm({
+    disks: [
+      { name: 'vda', path: at('system.raw'), format: 'raw' },
+      { name: 'vdb', path: at('data.qcow2'), format: 'qcow2' },
+    ],
+    memoryMiB: debian ? 512 : 256,
+    agent: debian,
+    bootTimeoutMs: image.bootTimeoutMs,
+  })
+  const points: Json[] = []
+  let older: Checksums
+  let newer: Checksums
+  try {
+    await vm.waitForPrompt()
+    await keepWriting(vm)
+    await vm.must('sync')
+    older = await checksums(vm)
+    step('the guest is up, has checksummed its files, and keeps writing')
+
+    await lifeboat.run('init', '--key-file', at('repository.key'))
+    const backup = ['backup', VM, '--qmp', vm.qmp, ...(debian ? ['--guest-agent', vm.agent] : [])]
+    points.push(await lifeboat.run(...backup))
+    step(describe(points[0]))
+
+    await changeFiles(vm)
+    await endWritesToData(vm)
+    newer = await checksums(vm)
+    step('the guest has changed, added and deleted files on both disks')
+    points.push(await lifeboat.run(...backup))
+    step(describe(points[1]))
+    await vm.poweroff()
+  } finally {
+    await vm[Symbol.asyncDispose]()
+  }
+  await lifeboat.run('points', VM)
+  step('the first VM is off; from now on there is only the repository')
+
+  const boots: Boot[] = []
+  for (const [index, expected] of [older, newer].entries()) {
+    const name = index === 0 ? 'older' : 'newer'
+    const boot = await bootFrom(`${VM}@${textOf(points[index] ?? {}, 'point')}`, name)
+    const same = sameChecksums(boot.sums, expected)
+    step(`the ${name} point runs: ${same ? 'its files are the ones that the first guest had' : 'ITS FILES DIFFER'}`)
+    if (!same)
+      differences.push(`${name} point: expected ${JSON.stringify(expected)}, found ${JSON.stringify(boot.sums)}`)
+    boots.push(boot)
+  }
+
+  await lifeboat.run('restore', `${VM}@latest/vdb`, '--output', at('vdb.raw'))
+  const compared = await tool('qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', at('vdb.raw'), at('data.qcow2')).catch(
+    String,
+  )
+  const identical = compared.includes('Images are identical')
+  step(identical ? 'the restored data disk is the same, bit by bit' : 'THE RESTORED DATA DISK DIFFERS')
+  if (!identical) differences.push(`restored vdb: ${compared}`)
+
+  const size = sum(listOf(points[0] ?? {}, 'disks'), 'size')
+  narration.table(
+    'Recovery points',
+    ['point', 'kind', 'disks', 'read', 'changed', 'stored', 'seconds'],
+    points.map(point => [
+      textOf(point, 'point'),
+      textOf(point, 'kind'),
+      mebibytes(size),
+      ...['bytesRead', 'bytesChanged', 'bytesStored'].map(field => mebibytes(sum(listOf(point, 'disks'), field))),
+      seconds(numberOf(point, 'seconds')),
+    ]),
+  )
+  narration.table(
+    'Booted straight from the repository',
+    ['point', 'boot to prompt', 'fetched', 'of the disks'],
+    boots.map(({ point, secondsToPrompt, bytesFetched }) => [
+      point,
+      seconds(secondsToPrompt),
+      mebibytes(bytesFetched),
+      `${((100 * bytesFetched) / size).toFixed(1)} %`,
+    ]),
+  )
+  return differences
+
+  async function bootFrom(point: string, session: string): Promise<Boot> {
+    const start = performance.now()
+    const booted = await lifeboat.start('boot', point, '--session', session)
+    try {
+      using guest = await connectConsole(textOf(booted.answer, 'serial'))
+      await guest.waitForPrompt(image.bootTimeoutMs)
+      const secondsToPrompt = (performance.now() - start) / 1000
+      const bytesFetched = await fetchedBy(session)
+      const sums = await checksums(guest)
+      step(`  ${await heartbeats(guest)} of its heartbeats had reached the disk at that instant`)
+      guest.askToPowerOff()
+      await booted.process.ended
+      return { point, secondsToPrompt, bytesFetched, sums }
+    } catch (error) {
+      throw new Error(`${error instanceof Error ? error.message : error}\nlifeboat said: ${booted.process.log()}`, {
+        cause: error,
+      })
+    } finally {
+      booted.process.child.kill('SIGTERM')
+      await booted.process.ended
+      await lifeboat.run('session', 'discard', session)
+    }
+  }
+
+  async function fetchedBy(session: string): Promise<number> {
+    const shown = await lifeboat.run('session', 'show', session)
+    return sum(listOf(shown, 'sessions'), 'bytesFetched')
+  }
+}
+
+function describe(point: Json | undefined): string {
+  const disks = listOf(point ?? {}, 'disks')
+  const [read, stored] = ['bytesRead', 'bytesStored'].map(field => mebibytes(sum(disks, field)))
+  return `${textOf(point ?? {}, 'kind')} recovery point of the running VM: ${read} read, ${stored} stored`
+}
+
+const sum = (rows: readonly Json[], field: string): number =>
+  rows.reduce((total, row) => total + numberOf(row, field), 0)
