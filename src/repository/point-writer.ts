@@ -214,9 +214,9 @@ class LeasedPointWriter implements PointWriter {
     )
     try {
       const mark = { who: context.host, when: context.clock.now().toISOString() }
-      await control.put('fence', fenceKey(lease.id, 'self'), mark, { signal })
+      const manifest = pointKey(request.vm, request.takenAt, request.point)
+      await control.put('fence', fenceKey(lease.id, 'self'), { ...mark, manifest }, { signal })
       if (this.#isManifestSent) {
-        const manifest = pointKey(request.vm, request.takenAt, request.point)
         const why = `never committed: ${messageOf(reason)}`.slice(0, 1000)
         await control.put('forgotten', forgottenKey(request.point), { ...mark, why, manifest }, { signal })
       }

@@ -83,15 +83,13 @@ export class TreeReader implements AsyncDisposable {
     options: AbortOptions = {},
   ): Promise<(TreeNode | undefined)[]> {
     options.signal?.throwIfAborted()
-    const claims: Claim[] = []
-    const results = indexes.map(index => {
-      const known = this.nodeNow(level, index)
-      return known === 'unknown'
-        ? (this.#pending.get(nameOf(level, index)) ?? this.#claim(level, index, claims))
-        : known
-    })
-    if (claims.length > 0) this.#start(level, claims)
-    return await abortable(Promise.all(results), options)
+    return await abortable(Promise.all(this.#request(level, indexes)), options)
+  }
+
+  /** The same, where one that cannot be read must not hide the others. */
+  async settledNodes(level: number, indexes: readonly number[], options: AbortOptions = {}) {
+    options.signal?.throwIfAborted()
+    return await abortable(Promise.allSettled(this.#request(level, indexes)), options)
   }
 
   /** Reads the path to the first chunk, because every reader of a disk begins there. A failure is left to who asks next. */
@@ -104,6 +102,18 @@ export class TreeReader implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed.abort(new LifeboatError('interrupted', 'the disk was closed while it was read'))
     await Promise.all(this.#work)
+  }
+
+  /** Everything that is missing is claimed before this returns. */
+  #request(level: number, indexes: readonly number[]): (Promise<TreeNode | undefined> | TreeNode | undefined)[] {
+    const claims: Claim[] = []
+    const results = indexes.map(index => {
+      const known = this.nodeNow(level, index)
+      if (known !== 'unknown') return known
+      return this.#pending.get(nameOf(level, index)) ?? this.#claim(level, index, claims)
+    })
+    if (claims.length > 0) this.#start(level, claims)
+    return results
   }
 
   #claim(level: number, index: number, claims: Claim[]): Promise<TreeNode | undefined> {

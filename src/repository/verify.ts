@@ -1,0 +1,258 @@
+/**
+ * Proves that points can be read: every node and chunk authenticated and its content id recomputed, each stored record once
+ * however many points share it. It never stops at a failure, and says of each which points and disk ranges it harms.
+ */
+import { isLifeboatError, messageOf } from '../core/errors.ts'
+import { type PointId, unhex } from '../core/ids.ts'
+import { limits, MiB } from '../core/limits.ts'
+import type { Random } from '../core/random.ts'
+import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
+import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { topRoot } from './node-codec.ts'
+import { packKey } from './object-keys.ts'
+import type { OpenedRepository } from './open.ts'
+import { PlaceSet } from './place-set.ts'
+import { openRecoveryPoint, openTree, type ReadContext } from './recovery-point.ts'
+import type { ChunkRef, Manifest, ManifestDisk, PointSummary } from './repository.ts'
+import type { TreeReader } from './tree-reader.ts'
+import { type WalkedRecord, walkTree } from './tree-walk.ts'
+
+/** 'unchecked': it could not be found out, for instance because the store did not answer. */
+export type ProblemKind = 'missing' | 'corrupt' | 'absurd' | 'unchecked'
+
+export interface VerifyProblem {
+  /** The store's key. */
+  readonly object: string
+  readonly kind: ProblemKind
+  /** The first of this kind in this object. */
+  readonly message: string
+  readonly points: readonly PointId[]
+  /** Empty where the whole point cannot be opened. */
+  readonly disks: readonly { readonly point: PointId; readonly disk: string; readonly ranges: readonly Range[] }[]
+}
+
+export interface VerifyResult {
+  /** Points that were opened. */
+  readonly points: number
+  /** Records that authenticated: nodes and chunks. */
+  readonly checked: number
+  /** Their stored bytes. */
+  readonly bytes: number
+  readonly problems: readonly VerifyProblem[]
+}
+
+export interface VerifyRequest extends AbortOptions {
+  readonly points: readonly PointSummary[]
+  /** Of the chunks; nodes are always read. 100 by default. */
+  readonly samplePercent?: number
+  readonly progress?: (done: { readonly checked: number; readonly bytes: number }) => void
+}
+
+/** Chunks in one go, so that neighbours share GETs; their contents are dropped as soon as they were checked. */
+const BATCH_BYTES = 32 * MiB
+
+export async function verifyPoints(
+  { reading }: Pick<OpenedRepository, 'reading'>,
+  { points, samplePercent = 100, signal, progress }: VerifyRequest,
+): Promise<VerifyResult> {
+  const run = new VerifyRun(reading, samplePercent / 100, progress)
+  const opened: Manifest[] = []
+  for (const point of points) {
+    signal?.throwIfAborted()
+    const manifest = await run.point(point, { signal })
+    if (manifest) opened.push(manifest)
+  }
+  // Only now is known what is bad; a record that one point passed over because another had read it harms both.
+  if (run.hasBadRecords) for (const manifest of opened) await run.attribute(manifest, { signal })
+  return { points: opened.length, checked: run.checked, bytes: run.bytes, problems: run.problems() }
+}
+
+interface Problem {
+  readonly object: string
+  readonly kind: ProblemKind
+  readonly message: string
+  readonly points: Set<PointId>
+  readonly harmed: Map<string, { point: PointId; disk: string; ranges: Range[] }>
+}
+
+class VerifyRun {
+  checked = 0
+  bytes = 0
+  readonly #context: ReadContext
+  readonly #fraction: number
+  readonly #progress: VerifyRequest['progress']
+  readonly #seen = new PlaceSet()
+  readonly #bad = new PlaceSet()
+  readonly #problems = new Map<string, Problem>()
+  /** By record, what is wrong with it. */
+  readonly #problemOf = new Map<string, Problem>()
+
+  constructor(context: ReadContext, fraction: number, progress: VerifyRequest['progress']) {
+    this.#context = context
+    this.#fraction = fraction
+    this.#progress = progress
+  }
+
+  get hasBadRecords(): boolean {
+    return this.#problemOf.size > 0
+  }
+
+  /** Checks what no point before it has checked. Undefined where it cannot be opened at all. */
+  async point(summary: PointSummary, options: AbortOptions): Promise<Manifest | undefined> {
+    try {
+      await using point = await openRecoveryPoint(this.#context, summary, { pin: 'verify', ...options })
+      for (const disk of point.manifest.disks)
+        await this.#guarded(summary, disk.name, options, () => this.#disk(summary, point.manifest, disk, options))
+      return point.manifest
+    } catch (error) {
+      options.signal?.throwIfAborted()
+      this.#note(error, summary.key).points.add(summary.id)
+      return undefined
+    }
+  }
+
+  /** Finds the bad records in a point's trees and notes whom they harm. */
+  async attribute(manifest: Manifest, options: AbortOptions): Promise<void> {
+    for (const disk of manifest.disks) {
+      const note = ({ ref, range }: WalkedRecord) => {
+        const problem = this.#bad.has(ref) ? this.#problemOf.get(nameOf(ref)) : undefined
+        if (problem) addHarm(problem, manifest.point, disk.name, range)
+      }
+      // What fails here has failed before, and was noted then.
+      const visitor = {
+        enters: (record: WalkedRecord) => {
+          note(record)
+          return !this.#bad.has(record.ref)
+        },
+        read: () => {},
+        failed: () => {},
+      }
+      await using tree = openTree(this.#context, manifest, disk)
+      for await (const chunks of walkTree(tree, visitor, options)) for (const chunk of chunks) note(chunk)
+    }
+  }
+
+  problems(): VerifyProblem[] {
+    return [...this.#problems.values()].map(({ object, kind, message, points, harmed }) => ({
+      object,
+      kind,
+      message,
+      points: [...points],
+      disks: [...harmed.values()].map(({ point, disk, ranges }) => ({ point, disk, ranges: mergeRanges(ranges) })),
+    }))
+  }
+
+  async #guarded(summary: PointSummary, disk: string, options: AbortOptions, work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      options.signal?.throwIfAborted()
+      const problem = this.#note(error, summary.key)
+      problem.points.add(summary.id)
+      problem.harmed.set(`${summary.id}/${disk}`, { point: summary.id, disk, ranges: [] })
+    }
+  }
+
+  async #disk(summary: PointSummary, manifest: Manifest, disk: ManifestDisk, options: AbortOptions): Promise<void> {
+    await using tree = openTree(this.#context, manifest, disk)
+    const root = topRoot(unhex(disk.salt), tree.geometry, tree.top)
+    if (Buffer.compare(root, unhex(disk.root)) !== 0)
+      addHarm(
+        this.#problem(summary.key, 'corrupt', `the root of disk ${disk.name} is not that of its entries`),
+        summary.id,
+        disk.name,
+        { offset: 0, length: disk.size },
+      )
+    // Two batches: one is fetched while the other is decoded.
+    await forEachLimited(
+      this.#batches(tree, options),
+      2,
+      (batch, signal) => this.#chunks(tree, batch, { signal }),
+      options,
+    )
+  }
+
+  async *#batches(tree: TreeReader, options: AbortOptions): AsyncIterable<readonly ChunkRef[]> {
+    const visitor = {
+      enters: ({ ref }: WalkedRecord) => this.#seen.add(ref),
+      read: ({ ref }: WalkedRecord) => this.#good(ref),
+      failed: ({ ref }: WalkedRecord, error: unknown) => this.#failed(tree, 'meta', ref, error),
+    }
+    const size = Math.max(limits.leafWidth, BATCH_BYTES / tree.geometry.chunkSize)
+    let batch: ChunkRef[] = []
+    for await (const chunks of walkTree(tree, visitor, options)) {
+      for (const { ref } of chunks) if (this.#seen.add(ref) && this.#isSampled()) batch.push(ref)
+      if (batch.length < size) continue
+      yield batch
+      batch = []
+    }
+    if (batch.length > 0) yield batch
+  }
+
+  async #chunks(tree: TreeReader, batch: readonly ChunkRef[], options: AbortOptions): Promise<void> {
+    const { domain } = tree
+    const request = { kind: 'data', domain, chunkSize: tree.geometry.chunkSize, checkIds: 'all' } as const
+    const receiver = {
+      deliver: (ref: ChunkRef) => this.#good(ref),
+      fail: (ref: ChunkRef, error: unknown) => {
+        if (!options.signal?.aborted) this.#failed(tree, 'data', ref, error)
+      },
+    }
+    await this.#context.records.read(request, batch, receiver, options)
+    this.#progress?.({ checked: this.checked, bytes: this.bytes })
+  }
+
+  #good(ref: ChunkRef): void {
+    this.checked++
+    this.bytes += ref.length
+  }
+
+  #failed({ domain }: TreeReader, kind: 'data' | 'meta', ref: ChunkRef, error: unknown): void {
+    this.#bad.add(ref)
+    this.#problemOf.set(nameOf(ref), this.#note(error, packKey(kind, domain, ref.pack)))
+  }
+
+  /** `object`: what was being read, where the error does not name something else. */
+  #note(error: unknown, object: string): Problem {
+    const named = isLifeboatError(error) ? (error.details.object ?? object) : object
+    return this.#problem(named, kindOf(error), messageOf(error))
+  }
+
+  #problem(object: string, kind: ProblemKind, message: string): Problem {
+    const name = `${kind} ${object}`
+    const known = this.#problems.get(name)
+    if (known) return known
+    const problem: Problem = { object, kind, message, points: new Set(), harmed: new Map() }
+    this.#problems.set(name, problem)
+    return problem
+  }
+
+  #isSampled(): boolean {
+    return this.#fraction >= 1 || drawFraction(this.#context.random) < this.#fraction
+  }
+}
+
+function addHarm(problem: Problem, point: PointId, disk: string, range: Range): void {
+  problem.points.add(point)
+  const name = `${point}/${disk}`
+  const known = problem.harmed.get(name)
+  const last = known?.ranges.at(-1)
+  // Walks go in disk order, so that a lost pack of a sequential disk stays one range.
+  if (known && last && rangeEnd(last) === range.offset)
+    known.ranges[known.ranges.length - 1] = { offset: last.offset, length: last.length + range.length }
+  else if (known) known.ranges.push(range)
+  else problem.harmed.set(name, { point, disk, ranges: [range] })
+}
+
+const nameOf = ({ pack, slot }: ChunkRef): string => `${pack}/${slot}`
+
+function kindOf(error: unknown): ProblemKind {
+  if (isLifeboatError(error, 'missing-object') || isLifeboatError(error, 'no-such-point')) return 'missing'
+  if (isLifeboatError(error, 'corrupt-object')) return 'corrupt'
+  return isLifeboatError(error, 'absurd-object') ? 'absurd' : 'unchecked'
+}
+
+function drawFraction(random: Random): number {
+  const [high = 0, low = 0] = random(2)
+  return (high * 256 + low) / 65_536
+}
