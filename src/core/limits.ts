@@ -113,6 +113,7 @@ export const limits = {
   fleecingFreeMin: 16 * MiB,
   fleecingFreeMax: 4 * GiB,
   fleecingWatchMs: 500,
+  qemuNbdStartMs: 30_000,
   /** Dirty ranges kept in memory for one disk; above it, gaps are swallowed. */
   changeRangesMax: 1 << 20,
   bitmapGranularity: 64 * KiB,

@@ -11,6 +11,7 @@ import type { Breakage } from './breakage.ts'
 import { freeBytes } from './fleecing.ts'
 import { type FreezingMethod, fleeceNode, jobId } from './freezing-method.ts'
 import type { Guest } from './instant.ts'
+import { asObject, optionalText } from './json.ts'
 import { removeOurs } from './leftovers.ts'
 import type { QmpEvent } from './qmp.ts'
 
@@ -58,6 +59,7 @@ export function watchJobs({ guest, folder, lowRoom, breakage }: Emergency): Asyn
   const trouble = Promise.withResolvers<'trouble' | 'ended'>()
   ended.signal.addEventListener('abort', () => trouble.resolve('ended'))
   const stop = guest.qmp.onEvent(event => isTrouble(event) && trouble.resolve('trouble'))
+  const already = stoppedAlready(guest).then(stopped => stopped && trouble.resolve('trouble'))
   const room = watchRoom(guest, folder, lowRoom, ended.signal).then(low => low && trouble.resolve('trouble'))
 
   const watch = trouble.promise.then(async outcome => {
@@ -69,7 +71,7 @@ export function watchJobs({ guest, folder, lowRoom, breakage }: Emergency): Asyn
   return {
     async [Symbol.asyncDispose]() {
       ended.abort()
-      await Promise.all([watch, room])
+      await Promise.all([watch, room, already])
     },
   }
 }
@@ -77,6 +79,12 @@ export function watchJobs({ guest, folder, lowRoom, breakage }: Emergency): Asyn
 const isTrouble = ({ event, data }: QmpEvent): boolean =>
   (event === 'BLOCK_IO_ERROR' && data.operation === 'write' && data.action !== 'ignore') ||
   (/^BLOCK_JOB_(COMPLETED|ERROR)$/.test(event) && String(data.device ?? '').startsWith(OURS))
+
+/** Between the transaction and the watch nobody listened. */
+async function stoppedAlready({ qmp }: Guest): Promise<boolean> {
+  const status = await qmp.execute('query-status').catch(() => ({}))
+  return optionalText(asObject(status), 'status') === 'io-error'
+}
 
 async function watchRoom({ clock }: Guest, folder: string, lowRoom: number, signal: AbortSignal): Promise<boolean> {
   while (!signal.aborted) {

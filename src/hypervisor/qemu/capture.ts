@@ -7,8 +7,8 @@
 import { rm } from 'node:fs/promises'
 import { isLifeboatError, messageOf } from '../../core/errors.ts'
 import type { AbortOptions } from '../../core/scope.ts'
-import type { NbdReader } from '../../nbd/client.ts'
 import type { Capture, CapturedDisk, CaptureRequest } from '../hypervisor.ts'
+import type { NbdReader } from '../nbd-reader.ts'
 import { busy, isAlive, lockRun, readLock, runnerText, thisRunner } from '../run-lock.ts'
 import { watchJobs } from './blockdev-backup.ts'
 import { Breakage } from './breakage.ts'
@@ -26,7 +26,7 @@ import {
   removeFolder,
 } from './fleecing.ts'
 import type { FrozenDisk } from './freezing-method.ts'
-import { bitmapContext, openExportsOn, readDirtyRanges, watchedView } from './frozen-view.ts'
+import { bitmapContext, type OpenExport, openExportsOn, readDirtyRanges, watchedView } from './frozen-view.ts'
 import { guestAgent } from './guest-agent.ts'
 import type { Guest } from './instant.ts'
 import { refuseWhileCaptured, removeOurs, removeRunMarkers } from './leftovers.ts'
@@ -68,13 +68,14 @@ export async function captureVm(settings: QemuSettings, request: CaptureRequest)
       ending.use(watchJobs({ guest, folder: folder.path, lowRoom: room / 4, breakage }))
 
     await startNbdServer(qmp, folder.socket, request)
+    const openExport = openExportsOn(folder.socket, settings.clock)
     const captured: CapturedDisk[] = []
     for (const disk of disks) {
-      const view = await openView(qmp, folder, disk, frozen, request)
+      const view = await openView(qmp, openExport, disk, frozen, request)
       ending.use(view)
       captured.push(await capturedDisk(disk, view, breakage, request))
     }
-    const firmware = await describeFirmware(qmp, flash, openExportsOn(folder.socket), request)
+    const firmware = await describeFirmware(qmp, flash, openExport, request)
     const { point, repository } = request
     return {
       vm: { ...machine.vm, firmware },
@@ -148,7 +149,7 @@ async function makeImages(
 
 async function openView(
   qmp: QmpClient,
-  folder: FleecingFolder,
+  openExport: OpenExport,
   disk: Disk,
   { method }: SwitchedOver,
   options: AbortOptions,
@@ -163,7 +164,7 @@ async function openView(
     bitmaps.map(bitmap => method.bitmapRef(disk, bitmap)),
     options,
   )
-  return openExportsOn(folder.socket)(name, bitmaps.map(bitmapContext), options)
+  return openExport(name, bitmaps.map(bitmapContext), options)
 }
 
 async function capturedDisk(

@@ -1,16 +1,18 @@
 /** A frozen view as a BlockReader over NBD: what changed in it, and what a failing read says about the capture. */
 import type { BlockReader } from '../../block/block-device.ts'
 import { dirtyRanges } from '../../cbt/ranges.ts'
+import type { Clock } from '../../core/clock.ts'
 import type { Range } from '../../core/range.ts'
 import type { AbortOptions } from '../../core/scope.ts'
-import { connectNbd, type NbdReader } from '../../nbd/client.ts'
+import { connectNbd } from '../../nbd/client.ts'
+import type { NbdReader } from '../nbd-reader.ts'
 
 export type OpenExport = (name: string, contexts: readonly string[], options: AbortOptions) => Promise<NbdReader>
 
 export const openExportsOn =
-  (socket: string): OpenExport =>
+  (socket: string, clock: Clock): OpenExport =>
   (exportName, contexts, { signal }) =>
-    connectNbd({ socket, exportName, contexts: ['base:allocation', ...contexts], signal })
+    connectNbd({ socket, exportName, contexts: ['base:allocation', ...contexts], clock, signal })
 
 export const bitmapContext = (bitmap: string): string => `qemu:dirty-bitmap:${bitmap}`
 

@@ -1,0 +1,109 @@
+/**
+ * Change tracking without a bitmap: fast digests (XXH3-128 with a random secret) of 64 KiB blocks, compared with those of the
+ * last backup. Unchanged blocks are read but neither keyed, compressed nor sent. The digests come from the bytes that
+ * are handed out: what the backup reads is what the state describes, also where the disk changes in between.
+ */
+import { XXHash128 } from 'xxhash-addon'
+import type { BlockReader } from '../block/block-device.ts'
+import { alignRanges, type Extent, mergeRanges, type Range, rangeEnd } from '../core/range.ts'
+import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { blockCount, DIGEST_BYTES, SCAN_BLOCK } from './scan-state.ts'
+
+const SCAN_READ = 4 * 1024 * 1024
+const READS_IN_FLIGHT = 3
+
+/** A reader that remembers a digest of every block that it read. */
+export class ScanningReader implements BlockReader {
+  readonly size: number
+  readonly blockSize: number
+  readonly digests: Uint8Array
+  readonly secret: Uint8Array
+  readonly #inner: BlockReader
+  readonly #seen: Uint8Array
+  readonly #hash: XXHash128
+
+  constructor(inner: BlockReader, secret: Uint8Array) {
+    this.#inner = inner
+    this.secret = secret
+    this.size = inner.size
+    this.blockSize = inner.blockSize
+    this.digests = new Uint8Array(blockCount(inner.size) * DIGEST_BYTES)
+    this.#seen = new Uint8Array(blockCount(inner.size))
+    this.#hash = new XXHash128(Buffer.from(secret))
+  }
+
+  async readInto(target: Uint8Array, offset: number, options?: AbortOptions): Promise<void> {
+    await this.#inner.readInto(target, offset, options)
+    const end = offset + target.length
+    for (let block = Math.ceil(offset / SCAN_BLOCK); ; block++) {
+      const at = block * SCAN_BLOCK
+      const length = Math.min(SCAN_BLOCK, this.size - at)
+      if (length <= 0 || at + length > end) return
+      this.#remember(block, Buffer.from(target.buffer, target.byteOffset + at - offset, length))
+    }
+  }
+
+  extents(range: Range, options?: AbortOptions): AsyncIterable<Extent> {
+    return this.#inner.extents(range, options)
+  }
+
+  /** Reads every block that has not been seen yet. Afterwards `digests` is complete. */
+  async scan(options: AbortOptions = {}): Promise<void> {
+    const data: Range[] = []
+    for await (const extent of this.#inner.extents({ offset: 0, length: this.size }, options))
+      if (extent.kind === 'data') data.push(extent)
+    const ranges = alignRanges(data, SCAN_BLOCK, this.size)
+    await forEachLimited(
+      this.#unseen(ranges),
+      READS_IN_FLIGHT,
+      async ({ offset, length }, signal) => this.readInto(new Uint8Array(length), offset, { signal }),
+      options,
+    )
+    // What is left lies in holes.
+    const zeros = Buffer.alloc(SCAN_BLOCK)
+    for (let block = 0; block < this.#seen.length; block++)
+      if (!this.#seen[block])
+        this.#remember(block, zeros.subarray(0, Math.min(SCAN_BLOCK, this.size - block * SCAN_BLOCK)))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#inner[Symbol.asyncDispose]()
+  }
+
+  *#unseen(ranges: readonly Range[]): Iterable<Range> {
+    for (const range of ranges) {
+      let offset = range.offset
+      for (let at = range.offset; at < rangeEnd(range); at += SCAN_BLOCK) {
+        if (this.#seen[at / SCAN_BLOCK]) {
+          if (at > offset) yield { offset, length: at - offset }
+          offset = at + SCAN_BLOCK
+        } else if (at + SCAN_BLOCK - offset >= SCAN_READ) {
+          const end = Math.min(rangeEnd(range), at + SCAN_BLOCK)
+          yield { offset, length: end - offset }
+          offset = end
+        }
+      }
+      if (offset < rangeEnd(range)) yield { offset, length: rangeEnd(range) - offset }
+    }
+  }
+
+  #remember(block: number, bytes: Buffer): void {
+    this.#hash.reset()
+    this.#hash.update(bytes)
+    this.digests.set(this.#hash.digest(), block * DIGEST_BYTES)
+    this.#seen[block] = 1
+  }
+}
+
+/** The blocks of `size` bytes whose digests differ. Both describe a disk of that size under one secret. */
+export function changedBlocks(before: Uint8Array, after: Uint8Array, size: number): Range[] {
+  const old = Buffer.from(before.buffer, before.byteOffset, before.length)
+  const changed: Range[] = []
+  for (let block = 0; block < blockCount(size); block++) {
+    const at = block * DIGEST_BYTES
+    if (old.compare(after, at, at + DIGEST_BYTES, at, at + DIGEST_BYTES) === 0) continue
+    const offset = block * SCAN_BLOCK
+    changed.push({ offset, length: Math.min(SCAN_BLOCK, size - offset) })
+  }
+  return mergeRanges(changed)
+}

@@ -1,0 +1,60 @@
+/** A qcow2 file with bitmaps of its own: the same rotation as in a running QEMU (qemu/bitmaps.ts), by qemu-img. */
+import { dirtyRanges } from '../cbt/ranges.ts'
+import { limits } from '../core/limits.ts'
+import { bitmapName } from './bitmap-name.ts'
+import type { CaptureRequest } from './hypervisor.ts'
+import type { Image, ImageCapture, ImageSettings } from './images.ts'
+import { changeBase, foldSteps, settle, switchSteps } from './qemu/bitmaps.ts'
+import { applyBitmapSteps, type ImageInfo } from './qemu-img.ts'
+import { openWithQemuNbd } from './qemu-nbd.ts'
+
+export async function captureByBitmap(
+  { clock }: ImageSettings,
+  image: Image,
+  { size, bitmaps }: ImageInfo,
+  request: CaptureRequest,
+): Promise<ImageCapture> {
+  const apply = (steps: Parameters<typeof applyBitmapSteps>[1]) =>
+    applyBitmapSteps(image.path, steps, limits.bitmapGranularity)
+  const description = { name: image.name, size, format: image.format }
+  const settlement = settle(
+    bitmaps,
+    request.repository,
+    request.bases.map(({ id }) => id),
+  )
+  const change = changeBase(description, settlement, request)
+  const older = settlement.survivor?.name
+  const newer = bitmapName(request.repository, request.point)
+
+  let committed = false
+  let reader: Awaited<ReturnType<typeof openWithQemuNbd>> | undefined
+  const release = async () => {
+    await reader?.[Symbol.asyncDispose]()
+    if (committed) return
+    await apply(older === undefined ? [{ do: 'remove', name: newer }] : foldSteps(older, newer))
+  }
+  await apply([...settlement.steps, ...switchSteps(older, newer)])
+  try {
+    const bitmap = change.kind === 'incremental' ? change.bitmap : undefined
+    reader = await openWithQemuNbd({ file: image.path, format: image.format, bitmap, clock, signal: request.signal })
+    const whole = { offset: 0, length: size }
+    const ranges =
+      bitmap === undefined ? [] : await dirtyRanges(reader.blockStatus(whole, `qemu:dirty-bitmap:${bitmap}`, request))
+    return {
+      disk:
+        change.kind === 'incremental'
+          ? { description, image: reader, changes: { kind: 'incremental', ranges }, base: change.base }
+          : { description, image: reader, changes: change },
+      async keep() {
+        committed = true
+        // The file is changed only once nobody reads it.
+        await reader?.[Symbol.asyncDispose]()
+        if (older !== undefined) await apply([{ do: 'remove', name: older }])
+      },
+      release,
+    }
+  } catch (error) {
+    await release()
+    throw error
+  }
+}
