@@ -146,17 +146,24 @@ export class TreeWriter {
     return entries
   }
 
+  /** Whether the base has chunks under this node but, being smaller, no such node. */
+  #isMissingInBase(level: number, index: number): boolean {
+    if (!this.#base || level <= this.#base.geometry.topLevel) return false
+    return index * chunksBelow(level + 1) < this.#base.geometry.chunks
+  }
+
   /** A disk that grew past its base's top level: nodes that the base does not have are made from its top list. */
   async #fillAbove(level: number, node: OpenNode, options: AbortOptions): Promise<void> {
-    if (!this.#base || level - 1 <= this.#base.geometry.topLevel) return
     const width = widthAt(this.#geometry, level)
-    for (let position = 0; position < usedAt(this.#geometry, level, node.index); position++)
-      if (!node.decided.has(position))
-        node.entries[position] = await this.#build(level - 1, node.index * width + position, options)
+    const used = usedAt(this.#geometry, level, node.index)
+    for (let position = 0; position < used; position++) {
+      const index = node.index * width + position
+      if (!this.#isMissingInBase(level - 1, index)) return
+      if (!node.decided.has(position)) node.entries[position] = await this.#build(level - 1, index, options)
+    }
   }
 
   async #build(level: number, index: number, options: AbortOptions): Promise<TreeEntry | undefined> {
-    if (!this.#base || index * chunksBelow(level + 1) >= this.#base.geometry.chunks) return undefined
     const node: OpenNode = { index, entries: await this.#baseEntries(level, index, options), decided: new Set() }
     await this.#fillAbove(level, node, options)
     return await this.#store(level, node.entries, undefined, options)
@@ -171,8 +178,8 @@ export class TreeWriter {
     let cleared = 0
     for (let child = from; child < to; child++) {
       const position = child - start
-      const above = this.#base && level - 1 > this.#base.geometry.topLevel && !node.decided.has(position)
-      if (!above && !node.entries[position] && !this.#isOpen(level - 1, child)) continue
+      const isInherited = !node.decided.has(position) && this.#isMissingInBase(level - 1, child)
+      if (!isInherited && !node.entries[position] && !this.#isOpen(level - 1, child)) continue
       if (level > 0) cleared += await this.#clear(level - 1, child, first, end, options)
       else {
         decide(node, position, undefined)
