@@ -32,9 +32,10 @@ function tryLock(path) {
     if (error.code !== 'EEXIST') throw error
   }
   const [pid, startTime] = readOrEmpty(path).split(' ')
-  // An empty file is one that its owner is about to fill, or was killed over: a second look decides.
-  if (pid && startTimeOf(pid) !== startTime) unlinkIfThere(path)
-  return false
+  // An empty file is one that its owner is about to fill: only a named owner that is gone loses its lock.
+  if (!pid || startTimeOf(pid) === startTime) return false
+  unlinkIfThere(path)
+  return tryLock(path)
 }
 
 /** Field 22 of /proc/PID/stat: with the pid it names one process for ever. Empty where there is none. */
