@@ -20,6 +20,8 @@ export interface S3ClientOptions {
   readonly requestMs?: number
 }
 
+const SILENT = { trace() {}, debug() {}, info() {}, warn() {}, error() {} }
+
 export function s3Client(options: S3ClientOptions): S3Client {
   const { endpoint, credentials, profile } = options
   // A store of one's own has no regions, but a signature has to name one.
@@ -33,6 +35,8 @@ export function s3Client(options: S3ClientOptions): S3Client {
     responseChecksumValidation: 'WHEN_REQUIRED',
     // With it the SDK opens a new connection for each large put.
     expectContinueHeader: false,
+    // It would warn on stderr of failures that are thrown anyway.
+    logger: SILENT,
     requestHandler: new NodeHttpHandler({
       httpAgent: new HttpAgent({ keepAlive: true, maxSockets: limits.s3SocketsMax }),
       httpsAgent: new HttpsAgent({ keepAlive: true, maxSockets: limits.s3SocketsMax }),

@@ -70,6 +70,8 @@ function parseUrl(text: string): URL {
     throw new LifeboatError('usage', 'A repository URL must not hold credentials', {
       hint: 'Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use the config file. Change the keys that stood in the URL: they may be in your shell history.',
     })
+  // The parser would resolve them, and a slip of the keyboard would name another repository.
+  if (/\/\.\.?(\/|$)/.test(text.split('?')[0] ?? '')) throw usage("A repository URL has no part '.' or '..'")
   if (url.hash !== '') throw usage("A repository URL has no part after a '#'")
   return url
 }

@@ -23,7 +23,7 @@ export type S3Fault =
   | { readonly kind: 'done-but-reset' }
   | { readonly kind: 'hang' }
   /** Announces the whole length, sends half, and resets, or falls silent. */
-  | { readonly kind: 'half-body'; readonly then: 'reset' | 'silence' }
+  | { readonly kind: 'half-body'; readonly ending: 'reset' | 'silence' }
   /** Announces and sends half, so that HTTP itself is content. */
   | { readonly kind: 'wrong-length' }
   | { readonly kind: 'extra-bytes' }

@@ -162,7 +162,7 @@ function send(request: IncomingMessage, response: ServerResponse, answer: Answer
   if (request.method === 'HEAD') return void response.end()
   if (fault?.kind !== 'half-body') return void response.end(body)
   response.write(body.subarray(0, Math.floor(body.length / 2)), () => {
-    if (fault.then === 'reset') response.socket?.resetAndDestroy()
+    if (fault.ending === 'reset') response.socket?.resetAndDestroy()
   })
 }
 
@@ -182,9 +182,9 @@ function damaged(
       return { body: wrong, length: body.length }
     }
     case 'drop-entries': {
-      const text = Buffer.from(body)
-        .toString()
-        .replace(/<(Contents|Deleted)>(?:(?!<\1>).)*<\/\1>(?=<\/)/s, '')
+      const xml = Buffer.from(body).toString()
+      if (!xml.startsWith('<?xml')) return { body, length: body.length }
+      const text = xml.replace(/<(Contents|Deleted)>(?:(?!<\1>).)*<\/\1>(?=<\/)/s, '')
       return { body: Buffer.from(text), length: Buffer.byteLength(text) }
     }
     default:
