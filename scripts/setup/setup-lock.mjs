@@ -1,4 +1,4 @@
-import { closeSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs'
+import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { say } from './say.mjs'
 
@@ -23,17 +23,19 @@ export async function withSetupLock(path, work) {
 }
 
 function tryLock(path) {
+  // Linked into place, so that the lock is never seen without its owner's name.
+  const mine = `${path}.${process.pid}`
+  writeFileSync(mine, `${process.pid} ${startTimeOf(process.pid)}`)
   try {
-    const file = openSync(path, 'wx')
-    writeSync(file, `${process.pid} ${startTimeOf(process.pid)}`)
-    closeSync(file)
+    linkSync(mine, path)
     return true
   } catch (error) {
     if (error.code !== 'EEXIST') throw error
+  } finally {
+    unlinkIfThere(mine)
   }
   const [pid, startTime] = readOrEmpty(path).split(' ')
-  // An empty file is one that its owner is about to fill: only a named owner that is gone loses its lock.
-  if (!pid || startTimeOf(pid) === startTime) return false
+  if (startTimeOf(pid) === startTime && startTime !== '') return false
   unlinkIfThere(path)
   return tryLock(path)
 }
