@@ -3,7 +3,7 @@
  * last backup. Unchanged blocks are read but neither keyed, compressed nor sent. The digests come from the bytes that
  * are handed out: what the backup reads is what the state describes, also where the disk changes in between.
  */
-import { XXHash128 } from 'xxhash-addon'
+import xxhash, { type XXHash128 } from 'xxhash-addon'
 import type { BlockReader } from '../block/block-device.ts'
 import { alignRanges, type Extent, mergeRanges, type Range, rangeEnd } from '../core/range.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
@@ -29,7 +29,7 @@ export class ScanningReader implements BlockReader {
     this.blockSize = inner.blockSize
     this.digests = new Uint8Array(blockCount(inner.size) * DIGEST_BYTES)
     this.#seen = new Uint8Array(blockCount(inner.size))
-    this.#hash = new XXHash128(Buffer.from(secret))
+    this.#hash = new xxhash.XXHash128(Buffer.from(secret))
   }
 
   async readInto(target: Uint8Array, offset: number, options?: AbortOptions): Promise<void> {

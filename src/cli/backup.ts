@@ -5,7 +5,7 @@ import { type BackupResult, backupVm } from '../backup/backup-vm.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
 import type { Hypervisor } from '../hypervisor/hypervisor.ts'
-import type { Repository } from '../repository/repository.ts'
+import type { OpenedRepository } from '../repository/open.ts'
 import { changedSince } from './changed-since.ts'
 import type { Invocation } from './invocation.ts'
 import { resolvePoint } from './resolve-point.ts'
@@ -110,7 +110,7 @@ export function parseImage(text: string): { name: string; path: string; format: 
   return { name, path: file, format }
 }
 
-async function kindOf(repository: Repository, vm: string, flags: Flags, signal: AbortSignal) {
+async function kindOf(repository: OpenedRepository, vm: string, flags: Flags, signal: AbortSignal) {
   if (flags.full) return 'full'
   if (flags.differential === undefined) return 'incremental'
   const text = flags.differential.includes('@') ? flags.differential : `${vm}@${flags.differential}`

@@ -4,6 +4,7 @@ import { initRepository } from '../repository/init.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import { readOrMakeKeyFile } from './key-files.ts'
+import { forgetIdentity } from './repository-identity.ts'
 import { formatBytes, parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -27,7 +28,7 @@ export const initCommand = verb<Flags>({
   async run(invocation, _words, flags) {
     const { output, surroundings } = invocation
     const { credential, keyFile } = await credentialOf(invocation, flags)
-    const { store } = await invocation.openStore()
+    const { store } = await invocation.openStore({ create: true })
     await using _ = store
     const made = await initRepository({
       store,
@@ -38,6 +39,8 @@ export const initCommand = verb<Flags>({
       signal: invocation.signal,
     })
     const { repository, format, chunkSize, encryption } = made
+    // A repository that was here before is gone by the user's own hand, so what this host remembers of it goes too.
+    await forgetIdentity(invocation.stateDir, store.url)
     output.result(
       { repository, format, chunkSize, encryption, store: { url: store.url, ...made.store }, keyFile },
       () => {

@@ -6,11 +6,12 @@ import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { Random } from '../core/random.ts'
 import type { Credential } from '../crypto/keys.ts'
-import type { Repository } from '../repository/repository.ts'
+import type { OpenedRepository as Repository } from '../repository/open.ts'
 import type { Meter } from '../storage/metered.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { type ConfigFile, readConfigFile } from './config-file.ts'
 import { Output } from './output.ts'
+import { knownIdentity, rememberIdentity } from './repository-identity.ts'
 import { parseBytes, parseDurationMs } from './units.ts'
 
 /** Everything that comes from the process, so that a test can call a verb without one. */
@@ -104,13 +105,13 @@ export class Invocation {
   }
 
   /** The store with retries, `--limit-rate` and a meter of what really went over the wire. */
-  async openStore(): Promise<{ store: ObjectStore; meter: Meter }> {
+  async openStore({ create = false } = {}): Promise<{ store: ObjectStore; meter: Meter }> {
     const { openStore } = await import('../storage/store-url.ts')
     const { metered } = await import('../storage/metered.ts')
     const { retrying } = await import('../storage/retrying.ts')
     const { throttled } = await import('../storage/throttled.ts')
     const { clock, random, environment } = this.surroundings
-    const counted = metered(await openStore(this.repositoryUrl, { environment }))
+    const counted = metered(await openStore(this.repositoryUrl, { environment, create, random }))
     const { limitRate, retryFor } = this.flags
     const limited = limitRate
       ? throttled(counted.store, { bytesPerSecond: parseBytes(limitRate, '--limit-rate'), clock })
@@ -134,8 +135,10 @@ export class Invocation {
         host: this.host,
         pipeline: loadPipeline(),
         leaseExpiryMs: leaseExpiry === undefined ? undefined : parseDurationMs(leaseExpiry, '--lease-expiry'),
+        pinned: await knownIdentity(this.stateDir, store.url),
         signal: this.signal,
       })
+      await rememberIdentity(this.stateDir, store.url, repository.identity)
       return {
         repository,
         store,

@@ -1,0 +1,52 @@
+/** Differences between two points of one VM, from their trees. */
+import type { ChangedSince } from '../backup/copy-disk.ts'
+import { LifeboatError } from '../core/errors.ts'
+import type { PointId } from '../core/ids.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { type DiskDiff, diffDisks } from '../repository/diff.ts'
+import type { OpenedRepository } from '../repository/open.ts'
+import { openTree } from '../repository/recovery-point.ts'
+import type { Manifest } from '../repository/repository.ts'
+
+export const changedSince =
+  (repository: OpenedRepository, vm: string): ChangedSince =>
+  async (older, newer, disk, options) => {
+    const [before, after] = await manifests(repository, vm, [older, newer], options)
+    return [...(await diffOfDisk(repository, before, after, disk, options)).extents]
+  }
+
+/** A disk that only one of the two has differs in all that it holds. */
+export async function diffOfDisk(
+  { reading }: OpenedRepository,
+  before: Manifest,
+  after: Manifest,
+  disk: string,
+  options: AbortOptions = {},
+): Promise<DiskDiff> {
+  const [old, young] = [before, after].map(manifest => manifest.disks.find(({ name }) => name === disk))
+  const known = old ?? young
+  if (!known) throw new LifeboatError('no-such-disk', `neither point has a disk '${disk}'`)
+  const empty = { ...known, size: 0, level: 0, top: EMPTY_TOP }
+  await using left = openTree(reading, before, old ?? empty)
+  await using right = openTree(reading, after, young ?? empty)
+  return await diffDisks(left, right, options)
+}
+
+/** The top list of a disk of no bytes (docs/repository-format.md, section 5). */
+const EMPTY_TOP = Uint8Array.of(1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+async function manifests(
+  repository: OpenedRepository,
+  vm: string,
+  ids: readonly [PointId, PointId],
+  options: AbortOptions = {},
+): Promise<[Manifest, Manifest]> {
+  const points = await repository.points({ vm, ...options })
+  const read = (id: PointId) => {
+    const point = points.find(candidate => candidate.id === id)
+    if (point) return repository.manifest(point, options)
+    throw new LifeboatError('no-such-point', `point ${id} of ${vm} is not there any more`)
+  }
+  const [older, newer] = ids
+  return [await read(older), await read(newer)]
+}

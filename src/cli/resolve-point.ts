@@ -1,0 +1,20 @@
+/** From the words of a person to a point of the repository. */
+import type { AbortOptions } from '../core/scope.ts'
+import { type PointReference, parsePointReference, resolvePoint as resolve } from '../repository/point-ref.ts'
+import type { PointSummary, Repository } from '../repository/repository.ts'
+
+export interface ResolvedPoint {
+  readonly reference: PointReference
+  readonly point: PointSummary
+}
+
+/** Times without a zone are those of this host. All VMs are listed, so that a mistyped name meets its neighbours. */
+export async function resolvePoint(
+  repository: Repository,
+  text: string,
+  options: AbortOptions = {},
+): Promise<ResolvedPoint> {
+  const reference = parsePointReference(text, { zone: Intl.DateTimeFormat().resolvedOptions().timeZone })
+  const points = await repository.points({ all: true, ...options })
+  return { reference, point: resolve(reference, points) }
+}

@@ -1,0 +1,115 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { LifeboatError } from '../core/errors.ts'
+import { type RestoreResult, restoreDisk } from '../recovery/restore.ts'
+import type { RecoveryPoint } from '../repository/repository.ts'
+import type { Invocation } from './invocation.ts'
+import { nbdExporter } from './nbd-exporter.ts'
+import { resolvePoint } from './resolve-point.ts'
+import { formatBytes, formatSeconds } from './units.ts'
+import { verb } from './verb.ts'
+
+interface Flags {
+  readonly output?: string
+  readonly format: string
+  readonly force?: boolean
+  readonly onto?: boolean
+}
+
+export const restoreCommand = verb<Flags>({
+  syntax: 'restore <point>',
+  description: 'Restore a disk to a raw or qcow2 file or a block device; or all disks of a point into a folder.',
+  examples: [
+    '--repo /srv/backup restore web1@latest/vda --output /var/lib/vm/web1.raw',
+    '--repo /srv/backup restore web1@latest --output /var/lib/vm/web1/ --format qcow2',
+  ],
+  options: command =>
+    command
+      .requiredOption('--output <path>', 'file or block device; without /DISK a folder')
+      .option('--format <format>', 'raw or qcow2', 'raw')
+      .option('--force', 'replace an existing output')
+      .option('--onto', 'write only the chunks that differ into an existing output'),
+  async run(invocation, [text = ''], flags) {
+    const { output, signal } = invocation
+    const format = flags.format
+    if (format !== 'raw' && format !== 'qcow2')
+      throw new LifeboatError('usage', `--format ${format} is not known`, { hint: 'raw and qcow2 are' })
+    await using opened = await invocation.openRepository()
+    const { reference, point: summary } = await resolvePoint(opened.repository, text, { signal })
+    await using point = await opened.repository.openPoint(summary, { pin: 'restore', signal })
+    if (!point.pinned)
+      output.warning('this host may not write to the repository: the point is safe for the grace of a running gc only')
+    const names = reference.disk === undefined ? point.manifest.disks.map(({ name }) => name) : [reference.disk]
+    const outputs = await outputsOf(flags.output ?? '', reference.disk, names, format)
+    const runDir = await mkdtemp(path.join(tmpdir(), 'lifeboat-restore-'))
+    try {
+      const results: (RestoreResult & { disk: string })[] = []
+      for (const disk of names) {
+        const target = outputs.get(disk) ?? ''
+        results.push({ disk, ...(await restoreOne(invocation, point, disk, target, runDir, { ...flags, format })) })
+      }
+      printResults(invocation, results)
+    } finally {
+      await rm(runDir, { recursive: true, force: true })
+    }
+    return undefined
+  },
+})
+
+/** A disk's name may hold a '/': as a file it gets a '_' there. */
+async function outputsOf(
+  output: string,
+  disk: string | undefined,
+  names: readonly string[],
+  format: string,
+): Promise<ReadonlyMap<string, string>> {
+  if (disk !== undefined) return new Map([[disk, path.resolve(output)]])
+  await mkdir(output, { recursive: true })
+  return new Map(names.map(name => [name, path.resolve(output, `${name.replaceAll('/', '_')}.${format}`)]))
+}
+
+async function restoreOne(
+  invocation: Invocation,
+  point: RecoveryPoint,
+  disk: string,
+  target: string,
+  runDir: string,
+  flags: { force?: boolean; onto?: boolean; format: 'raw' | 'qcow2' },
+): Promise<RestoreResult> {
+  const { clock, random } = invocation.surroundings
+  const bar = invocation.output.progress()
+  try {
+    return await restoreDisk(point, disk, {
+      output: target,
+      format: flags.format,
+      force: flags.force,
+      onto: flags.onto,
+      clock,
+      random,
+      runDir,
+      exporter: nbdExporter(clock, invocation.output),
+      progress: ({ done, size }) => bar.update(done, size, disk),
+      signal: invocation.signal,
+    })
+  } finally {
+    bar.stop()
+  }
+}
+
+function printResults({ output }: Invocation, results: readonly (RestoreResult & { disk: string })[]): void {
+  const sum = (pick: (result: RestoreResult) => number) => results.reduce((total, result) => total + pick(result), 0)
+  const document = {
+    bytesWritten: sum(result => result.bytesWritten),
+    bytesFetched: sum(result => result.bytesFetched),
+    seconds: sum(result => result.seconds),
+    disks: results,
+  }
+  output.result(document, () => {
+    for (const { disk, output: file, size, bytesWritten, bytesFetched, seconds } of results)
+      output.line(
+        `${disk} (${formatBytes(size)}) restored to ${file}: ${formatBytes(bytesWritten)} written, ` +
+          `${formatBytes(bytesFetched)} fetched, ${formatSeconds(seconds)}`,
+      )
+  })
+}

@@ -1,0 +1,56 @@
+import { LifeboatError } from '../core/errors.ts'
+import { type VerifyResult, verifyPoints } from '../repository/verify.ts'
+import { exitCode } from './exit-code.ts'
+import type { Output } from './output.ts'
+import { resolvePoint } from './resolve-point.ts'
+import { formatBytes } from './units.ts'
+import { verb } from './verb.ts'
+
+interface Flags {
+  readonly all?: boolean
+  readonly sample?: string
+}
+
+export const verifyCommand = verb<Flags>({
+  syntax: 'verify [points...]',
+  description: 'Authenticate what is stored: every tree node, and every chunk or a sample of them.',
+  examples: ['--repo /srv/backup verify --all', '--repo /srv/backup verify web1@latest --sample 5'],
+  options: command =>
+    command.option('--all', 'all points').option('--sample <percent>', 'of the chunks; nodes are always read', '100'),
+  async run(invocation, words, flags) {
+    const { output, signal } = invocation
+    if ((words.length === 0) !== (flags.all === true))
+      throw new LifeboatError('usage', 'name points, or say --all', { hint: 'for example: lifeboat verify --all' })
+    const samplePercent = Number(flags.sample)
+    if (!(samplePercent >= 0 && samplePercent <= 100))
+      throw new LifeboatError('usage', `--sample ${flags.sample} is no percentage from 0 to 100`)
+    await using opened = await invocation.openRepository()
+    const { repository } = opened
+    const points = flags.all ? [...(await repository.points({ signal }))] : []
+    for (const text of words) points.push((await resolvePoint(repository, text, { signal })).point)
+    const bar = output.progress()
+    const result = await verifyPoints(repository, {
+      points,
+      samplePercent,
+      signal,
+      progress: ({ checked, bytes }) => output.options.progress && bar.update(bytes, bytes, `${checked} records`),
+    }).finally(() => bar.stop())
+    const problems = result.problems.map(({ disks, ...problem }) => ({ ...problem, ranges: disks }))
+    output.result({ points: result.points, checked: result.checked, bytes: result.bytes, problems }, () =>
+      print(output, result),
+    )
+    return result.problems.length === 0 ? exitCode.done : exitCode.integrity
+  },
+})
+
+function print(output: Output, { points, checked, bytes, problems }: VerifyResult): void {
+  for (const { object, kind, message, disks, points: harmed } of problems) {
+    output.line(`${kind}: ${object}: ${message}`)
+    if (disks.length === 0) output.line(`  harms points ${harmed.join(', ')}`)
+    for (const { point, disk, ranges } of disks)
+      output.line(`  harms ${point}/${disk}: ${ranges.map(({ offset, length }) => `${offset}+${length}`).join(' ')}`)
+  }
+  output.line(`${points} points, ${checked} records (${formatBytes(bytes)}) authenticated, ${problems.length} problems`)
+  if (problems.length > 0)
+    output.line('Other points are not harmed. Back the VM up again: what it still holds is stored anew.')
+}
