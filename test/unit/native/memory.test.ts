@@ -22,24 +22,30 @@ const inChild = async (body: string): Promise<string> => {
 
 test('nothing that a running batch uses is collected', async () => {
   const output = await inChild(`
+    import { createHmac } from 'node:crypto'
+    import { loadAddon } from ${importing('../../../src/native/native.ts')}
+    const raw = loadAddon(), key = random(32), size = 4 << 20
+    const sourceOf = batch => new Uint8Array(2 * size).fill(batch + 1)
     let good = 0
-    for (let round = 0; round < 8; round++) {
-      const pending = []
-      for (let batch = 0; batch < 8; batch++) {
-        const text = chunkOf('text', 65536, random)
-        const source = Buffer.concat([text, text, text, text])
-        pending.push(sealSource(addon, source, 65536, random).then(({ records }) => {
-          const opening = addon.openChunks(records.map(record => ({ ...record, target: record.target, stored: record.stored.slice() })))
-          gc()
-          return opening.then(() => { good += records.every(({ target }) => Buffer.compare(target, text) === 0) ? 1 : 0 })
-        }))
+    for (let round = 0; round < 3; round++) {
+      const batches = Array.from({ length: 8 }, (_, batch) => {
+        const ids = new Uint8Array(64)
+        // Only the addon knows this source; freed memory of this size is unmapped or used again by the next batch.
+        return { batch, ids, done: raw.digestChunks(sourceOf(batch), size, key, ids, new Uint8Array(2)) }
+      })
+      for (let pass = 0; pass < 3; pass++) {
         gc()
-        new Array(100).fill(0).map(() => new Uint8Array(65536).fill(0xaa))
+        new Uint8Array(2 * size).fill(0xaa)
+        await new Promise(setImmediate)
       }
-      await Promise.all(pending)
+      for (const { batch, ids, done } of batches) {
+        await done
+        const expected = createHmac('sha256', key).update(sourceOf(batch).subarray(0, size)).digest()
+        good += Buffer.compare(ids.subarray(32), expected) === 0 ? 1 : 0
+      }
     }
     console.log(good)`)
-  assert.equal(output, '64')
+  assert.equal(output, '24')
 })
 
 test('a process and a worker may end in the middle of a batch', async () => {

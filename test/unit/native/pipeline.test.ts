@@ -128,6 +128,21 @@ test('the first bad record of a batch is named', async () => {
     }
 })
 
+test('records of several packs open in one batch, whatever their order', async () => {
+  const sources = [sourceOf(4 * KiB, 6), sourceOf(4 * KiB, 6), sourceOf(4 * KiB, 6)]
+  const packs = await Promise.all(
+    sources.map(source => sealSource(addon, source, 4 * KiB, seededRandom(`key of ${sources.indexOf(source)}`))),
+  )
+  const mixed = packs[0]!.records.flatMap((_, at) => packs.map(({ records }) => records[at]!))
+  for (const [, pipeline] of pipelines) {
+    for (const { target } of mixed) target.fill(0xee)
+    await pipeline.openChunks(mixed)
+    for (const { records, indexes, source } of packs)
+      for (const [at, { target }] of records.entries())
+        assert.equal(Buffer.compare(target, source.subarray(indexes[at]! * 4 * KiB, (indexes[at]! + 1) * 4 * KiB)), 0)
+  }
+})
+
 test('lying lengths, unknown codecs and zstd bombs are refused, and take no memory', async () => {
   const size = 64 * KiB
   const text = chunkOf('text', size, random)
