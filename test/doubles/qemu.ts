@@ -30,6 +30,7 @@ export interface TestQemu extends AsyncDisposable {
   file(disk: string): string
   /** What a guest would write, through the device. Waits until done. */
   write(disk: string, pattern: number, offset: number, length: number): Promise<void>
+  flush(disk: string): Promise<void>
   /** What the device must hold after all writes so far: a copy. */
   contents(disk: string): Buffer
   /** Makes the model as large as the disk has become. */
@@ -129,6 +130,9 @@ export async function startQemu({ disks, dir, running = false, args }: StartOpti
       const said = await io(disk, `write -P ${pattern} ${offset} ${length}`)
       if (/fail|error/i.test(said)) throw new Error(said)
       model.get(disk)?.fill(pattern, offset, offset + length)
+    },
+    async flush(disk) {
+      await io(disk, 'flush')
     },
     contents: disk => Buffer.from(model.get(disk) ?? []),
     resized: (disk, size) => void model.set(disk, Buffer.concat([model.get(disk) ?? Buffer.alloc(0)], size)),
