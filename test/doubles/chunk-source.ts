@@ -20,6 +20,8 @@ export class MemoryChunkSource implements ChunkSource {
   /** The refs of each fetch call, in order. */
   readonly fetches: (readonly ChunkRef[])[] = []
   locates = 0
+  /** Set by tests of sources that compare. */
+  matches?: (refs: readonly ChunkRef[], contents: Uint8Array) => Promise<Uint8Array>
   /** Awaited before each chunk is delivered: throw to fail, sleep to delay. */
   beforeDeliver: (ref: ChunkRef, index: number, signal: AbortSignal | undefined) => Promise<void> = async () => {}
   readonly #cold: boolean
@@ -46,6 +48,10 @@ export class MemoryChunkSource implements ChunkSource {
       this.#indexes.set(ref, slot)
       this.#contents.set(Buffer.from(id).toString('hex'), content)
     }
+  }
+
+  content(ref: ChunkRef): Uint8Array {
+    return this.#contents.get(Buffer.from(ref.id).toString('hex'))!
   }
 
   get chunksFetched(): number {
@@ -77,7 +83,7 @@ export class MemoryChunkSource implements ChunkSource {
       refs.map(async ref => {
         await this.beforeDeliver(ref, this.#indexes.get(ref) ?? -1, signal)
         signal?.throwIfAborted()
-        deliver(ref, this.#contents.get(Buffer.from(ref.id).toString('hex'))!.slice())
+        deliver(ref, this.content(ref).slice())
       }),
     )
   }

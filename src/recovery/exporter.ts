@@ -1,0 +1,34 @@
+/**
+ * Recovery: a committed point becomes a disk image in a file, an export, or a running VM.
+ *
+ * What it is: restore, export, boot, the sessions that remember them, and what this host is able to do (`doctor`).
+ * What it guarantees: an output exists whole or not at all; a session's state survives any crash of ours; whatever was
+ * started ends in order (QEMU, server, images, pin) and never outlives its owner unasked; a VM gets no network unasked.
+ * What it does not know: how NBD works (an `Exporter` is handed in), how points are stored, and how people ask for it.
+ */
+import type { BlockReader } from '../block/block-device.ts'
+import type { AbortOptions } from '../core/scope.ts'
+
+/** A device under a name that clients ask for. The name is the disk's. */
+export interface ExportedDevice {
+  readonly name: string
+  readonly description?: string
+  readonly device: BlockReader
+  readonly readOnly: boolean
+}
+
+export type ListenAddress = { readonly socket: string } | { readonly host: string; readonly port: number }
+
+/** A server that accepts clients. Dispose stops accepting, finishes what is in flight, and removes its own socket. */
+export interface RunningExports extends AsyncDisposable {
+  /** In the order of the exports. */
+  readonly uris: readonly string[]
+}
+
+export type Exporter = (
+  request: { readonly exports: readonly ExportedDevice[]; readonly listen: ListenAddress } & AbortOptions,
+) => Promise<RunningExports>
+
+/** What `qemu-img` and QEMU are told. Names and paths are percent-encoded: a disk may be called 'a/b' or 'ü'. */
+export const nbdUri = (socket: string, name: string): string =>
+  `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURIComponent(socket).replaceAll('%2F', '/')}`
