@@ -95,7 +95,7 @@ function parseS3Url(url: URL): StoreLocation {
       throw usage(`An s3: URL knows the parameters ${[...PARAMETERS].join(', ')}, not '${name}'`)
   const bucket = url.host
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$/.test(bucket)) throw usage(`'${bucket}' cannot be the name of a bucket`)
-  const prefix = url.pathname.replace(/^\/+|\/+$/g, '')
+  const prefix = decodedPath(url).replace(/^\/+|\/+$/g, '')
   if (prefix !== '' && !isSafeKey(prefix))
     throw usage(`'${prefix}' cannot be a prefix: letters, digits, and ._~%=-/ are`)
   const endpoint = url.searchParams.get('endpoint') ?? undefined
@@ -103,6 +103,14 @@ function parseS3Url(url: URL): StoreLocation {
   const region = url.searchParams.get('region') ?? undefined
   if (region !== undefined && !/^[A-Za-z0-9_-]{1,64}$/.test(region)) throw usage(`'${region}' cannot be a region`)
   return { kind: 's3', bucket, prefix, endpoint, region, pathStyle: parsePathStyle(url, endpoint) }
+}
+
+function decodedPath(url: URL): string {
+  try {
+    return decodeURIComponent(url.pathname)
+  } catch (error) {
+    throw usage('The prefix of the s3: URL cannot be read', error)
+  }
 }
 
 /** Without a word, a store of one's own gets path style (its certificate names one host), and Amazon the other. */
