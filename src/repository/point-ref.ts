@@ -112,7 +112,7 @@ function noSuchVm(vm: string, points: readonly PointSummary[]): LifeboatError {
   const known = [...new Set(points.map(point => point.vm))]
   const near = known
     .map(name => ({ name, distance: editDistance(vm, name) }))
-    .filter(({ name, distance }) => distance <= Math.max(2, Math.ceil(name.length / 3)) || name.startsWith(vm))
+    .filter(({ name, distance }) => isNear(name, distance) || name.startsWith(vm))
     .sort((a, b) => a.distance - b.distance)
     .map(({ name }) => name)
   const named = (near.length > 0 ? near : known).slice(0, NAMED).join(', ')
@@ -126,6 +126,10 @@ function noSuchVm(vm: string, points: readonly PointSummary[]): LifeboatError {
           : 'The repository holds no points yet.',
   })
 }
+
+/** Two slips of the fingers, more in a long name, and never another name altogether. */
+const isNear = (name: string, distance: number): boolean =>
+  distance <= Math.max(2, Math.ceil(name.length / 3)) && distance < name.length
 
 /** Levenshtein; names are short, and longer ones are cut. */
 function editDistance(a: string, b: string): number {
