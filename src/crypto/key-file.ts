@@ -4,8 +4,6 @@ import type { Random } from '../core/random.ts'
 
 const PREFIX = 'lifeboat-key-1:'
 const SECRET_BYTES = 32
-/** A key file has three lines; what is larger is another file. */
-export const KEY_FILE_MAX_BYTES = 16 * 1024
 
 export const newKeyFileSecret = (random: Random): Uint8Array => random(SECRET_BYTES)
 
