@@ -49,7 +49,7 @@ export class NodeWriter {
   }
 
   /** Stores a node with at least one entry. */
-  async append(level: number, entries: readonly (TreeEntry | undefined)[], id: Uint8Array, options: AbortOptions) {
+  async append(level: number, entries: readonly (TreeEntry | undefined)[], id: Uint8Array, options: AbortOptions = {}) {
     const { refs, unnamed } = resolve(entries)
     const content = encodeNode(level, refs)
     const placed = await this.#packs.appendPlain(id, content, options)
