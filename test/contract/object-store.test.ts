@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,6 +8,7 @@ import { memoryStore } from '../../src/storage/memory.ts'
 import { metered } from '../../src/storage/metered.ts'
 import { retrying } from '../../src/storage/retrying.ts'
 import { s3Store } from '../../src/storage/s3.ts'
+import { openStore } from '../../src/storage/store-url.ts'
 import { throttled } from '../../src/storage/throttled.ts'
 import { type S3FakeOptions, startS3Fake } from '../doubles/s3-fake.ts'
 import { objectStoreContract } from './object-store-contract.ts'
@@ -63,3 +65,17 @@ objectStoreContract({
   name: 'faulty that counts mutations',
   open: async () => faulty(memoryStore(), { onMutation: () => {} }),
 })
+
+/** A real store on demand: a repository URL in LIFEBOAT_TEST_S3, and the AWS variables. The fake must not drift from it. */
+const realStore = process.env.LIFEBOAT_TEST_S3
+if (realStore !== undefined)
+  objectStoreContract({
+    name: 'S3 for real',
+    open: async cleanup => {
+      const [base, query] = realStore.split('?')
+      const store = await openStore(`${base}/${randomUUID()}?${query ?? ''}`, { environment: process.env })
+      cleanup.defer(async () => store.delete((await Array.fromAsync(store.list(''))).map(({ key }) => key)))
+      return store
+    },
+    expectConditionalPut: process.env.LIFEBOAT_TEST_S3_CONDITIONAL !== 'no',
+  })

@@ -2,7 +2,7 @@
  * A small S3 server in this process: what Lifeboat uses of it, in path style, with signatures checked, and with faults.
  * Listens on 127.0.0.1 on a free port.
  */
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
 import {
   type Answer,
   deleteObject,
@@ -38,6 +38,7 @@ export interface S3Request {
   readonly key: string
   readonly range: string | undefined
   readonly bodyBytes: number
+  readonly headers: IncomingHttpHeaders
 }
 
 export interface S3Fake extends AsyncDisposable {
@@ -73,7 +74,7 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
     const body = Buffer.concat(await Array.fromAsync(request))
     const { operation, bucketName, key, query } = route(request)
     const { range } = request.headers
-    requests.push({ operation, key, range, bodyBytes: body.length })
+    requests.push({ operation, key, range, bodyBytes: body.length, headers: request.headers })
     const fault = faults.draw(operation, key)
     if (fault?.kind === 'hang') return
     if (fault?.kind === 'reset') return void response.socket?.resetAndDestroy()
