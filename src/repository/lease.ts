@@ -49,7 +49,13 @@ export class Lease {
   /** Resolves when the lease is stored; from then on it refreshes itself until `stop`. */
   static async begin(request: LeaseRequest, options: AbortOptions): Promise<Lease> {
     const lease = new Lease(request)
-    await lease.#put(options)
+    try {
+      await lease.#put(options)
+    } catch (error) {
+      // It may have been stored all the same; nobody would refresh it.
+      await request.control.delete([lease.key]).catch(() => {})
+      throw error
+    }
     lease.#refreshing = lease.#refresh()
     return lease
   }
