@@ -174,4 +174,6 @@ export const limits = {
   kvmProbeMs: 5_000,
   /** QEMU stores its bitmaps when it is told to end; a terabyte overlay has about 2 MiB of them. */
   qemuStopMs: 60_000,
+  /** Emulated firmware reaches the boot sector in 1 to 5 s on a loaded host. */
+  firstReadMs: 120_000,
 } as const

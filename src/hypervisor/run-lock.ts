@@ -16,7 +16,8 @@ export interface Runner {
   readonly start: number
 }
 
-async function startOf(pid: number): Promise<number | undefined> {
+/** Undefined where there is no such process. */
+export async function startOf(pid: number): Promise<number | undefined> {
   try {
     const stat = await readFile(`/proc/${pid}/stat`, 'latin1')
     // The second field, the program's name, may hold spaces and brackets.

@@ -1,0 +1,344 @@
+/**
+ * A VM straight from the repository. Its disks are our read-only exports below qcow2 overlays whose dirty bitmaps bear the
+ * point's id, so that it is protected from its first second and its next backup is an increment on the point it came from.
+ */
+import path from 'node:path'
+import type { ChunkCache } from '../cache/chunk-cache.ts'
+import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { bitmapName } from '../hypervisor/bitmap-name.ts'
+import { connectQmp } from '../hypervisor/qemu/qmp.ts'
+import { startOf } from '../hypervisor/run-lock.ts'
+import type { PointSummary, Repository } from '../repository/repository.ts'
+import { type Accelerator, chooseAccelerator, hostBootId } from './accelerator.ts'
+import { exportPoint, type RunningExport } from './export.ts'
+import type { Exporter } from './exporter.ts'
+import { mustRun } from './external-tool.ts'
+import { provideFirmware } from './firmware.ts'
+import { FirstRead } from './first-read.ts'
+import { checkOverlayRoom, createOverlay } from './overlay.ts'
+import { type Network, type QemuCommand, qemuCommand } from './qemu-command.ts'
+import { type QemuExit, type QemuProcess, qemuFailed, startQemu } from './qemu-process.ts'
+import { createSession, openSession, type Session, type SessionPlace } from './session.ts'
+import type { SessionState } from './session-state.ts'
+import { diskFromPoint, vmFromPoint } from './vm-from-point.ts'
+
+export interface BootRequest extends AbortOptions, SessionPlace {
+  readonly repository: Repository
+  readonly point: PointSummary
+  readonly session: string
+  /** Goes on with a stopped session of that name: its overlays keep what the guest wrote. */
+  readonly resume?: boolean
+  readonly exporter: Exporter
+  readonly cache: ChunkCache
+  /** Flags that win over the point's description. */
+  readonly memoryBytes?: number
+  readonly cpus?: number
+  readonly accelerator?: Accelerator | 'auto'
+  readonly network?: Network
+  readonly kernel?: string
+  readonly append?: string
+  readonly extra?: readonly string[]
+  readonly program?: string
+  /** A guest that reads nothing for so long (a kernel given by hand may never) is reported without its first read. */
+  readonly firstReadTimeoutMs?: number
+}
+
+export interface BootFigures {
+  readonly bytesRead: number
+  readonly bytesFetched: number
+  readonly cacheHits: number
+}
+
+export interface RunningBoot extends AsyncDisposable {
+  readonly session: string
+  readonly pid: number
+  readonly qmp: string
+  readonly serial: string
+  readonly agent: string
+  readonly accelerator: Accelerator
+  /** From the call of bootPoint to the guest's first read; absent when it read nothing in time. */
+  readonly secondsToFirstRead?: number
+  readonly warnings: readonly string[]
+  /** Read by the guest, and fetched from the repository for it, so far. */
+  readonly figures: () => BootFigures
+  /** Resolves when QEMU has ended by itself or by `stop`, before the servers go. */
+  readonly ended: Promise<QemuExit>
+  /** Ends QEMU, then the servers; the session stays with its overlays and its pin. Dispose does the same. */
+  readonly stop: () => Promise<void>
+}
+
+/** Resolves at the guest's first read. Whatever fails before that is undone, but for what an earlier run of the session wrote. */
+export async function bootPoint(request: BootRequest): Promise<RunningBoot> {
+  const started = request.clock.monotonicMs()
+  const session = await (request.resume ? openSession : createSession)(request, request.session)
+  let ran = false
+  try {
+    const boot = await new Boot(request, session, started).run(() => {
+      ran = true
+    })
+    return boot
+  } catch (error) {
+    if (!request.resume && !ran) await session.remove()
+    await session[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+class Boot {
+  readonly #request: BootRequest
+  readonly #session: Session
+  readonly #started: number
+  readonly #program: string
+  readonly #firstRead: FirstRead
+  #bytesRead = 0
+
+  constructor(request: BootRequest, session: Session, started: number) {
+    this.#request = request
+    this.#session = session
+    this.#started = started
+    this.#program = request.program ?? 'qemu-system-x86_64'
+    this.#firstRead = new FirstRead(request.clock)
+  }
+
+  /** `onGuest` is called before the guest's first instruction: from then on the session holds its writes. */
+  async run(onGuest: () => void): Promise<RunningBoot> {
+    const { clock, signal } = this.#request
+    await using stack = new AsyncDisposableStack()
+    const exported = stack.use(await this.#export())
+    const { command, state, accelerator, warnings } = await this.#prepare(exported)
+    await this.#session.save(state)
+    signal?.throwIfAborted()
+    const qemu = await startQemu(this.#program, command.arguments, clock)
+    stack.defer(async () => {
+      await qemu.stop()
+    })
+    await this.#letRun(qemu, onGuest)
+    const secondsToFirstRead = await this.#waitForFirstRead(qemu)
+    const running: SessionState = {
+      ...state,
+      state: 'running',
+      qemu: { ...(state.qemu ?? noQemu), process: { pid: qemu.pid, start: (await startOf(qemu.pid)) ?? 0 } },
+      figures: { ...(secondsToFirstRead !== undefined && { secondsToFirstRead }) },
+    }
+    await this.#session.save(running)
+    // Only what is put off reaches the end: a session that has run keeps its pin until it is discarded.
+    exported.point.keepPin?.()
+    return this.#handle(stack.move(), { exported, qemu, running, accelerator, warnings, secondsToFirstRead })
+  }
+
+  #export(): Promise<RunningExport> {
+    const { repository, point, exporter, cache, signal } = this.#request
+    const before = this.#session.state()
+    if (before && before.point.id !== point.id)
+      throw new LifeboatError('usage', `session ${this.#session.name} is one of point ${before.point.id}`, {
+        hint: 'Name that point, or another session.',
+      })
+    return exportPoint({
+      repository,
+      point,
+      exporter,
+      cache,
+      signal,
+      listen: { socket: this.#session.socketPath('nbd') },
+      pin: 'session',
+      pinId: before?.point.pin,
+      onRead: (_disk, bytes) => {
+        this.#bytesRead += bytes
+        this.#firstRead.note()
+      },
+    })
+  }
+
+  async #prepare(exported: RunningExport) {
+    const { repository, clock, signal, ...request } = this.#request
+    const session = this.#session
+    const { manifest } = exported.point
+    const bootId = await hostBootId()
+    const room = await checkOverlayRoom(
+      session.folder,
+      exported.disks.reduce((sum, disk) => sum + disk.size, 0),
+    )
+    const { accelerator, reason } = await chooseAccelerator({
+      wanted: request.accelerator ?? 'auto',
+      program: this.#program,
+      stateDir: request.stateDir,
+      runDir: session.runDir ?? session.folder,
+      bootId,
+      signal,
+    })
+    const nbdSocket = session.socketPath('nbd')
+    const bitmap = bitmapName(repository.id, exported.point.id)
+    const overlays = session.state()?.disks ?? (await this.#createOverlays(exported, nbdSocket, bitmap))
+    const sockets = {
+      qmp: session.socketPath('qmp'),
+      control: session.socketPath('control'),
+      serial: session.socketPath('serial'),
+      agent: session.socketPath('agent'),
+    }
+    const description = vmFromPoint(manifest)
+    const command: QemuCommand = qemuCommand({
+      description,
+      disks: manifest.disks.map((disk, i) => ({
+        name: disk.name,
+        description: diskFromPoint(disk),
+        overlay: overlays[i]?.overlay?.path ?? '',
+      })),
+      nbdSocket,
+      sockets,
+      accelerator,
+      machines: await namesIn(this.#program, '-machine', signal),
+      ...(accelerator === 'kvm' && { cpuModels: await namesIn(this.#program, '-cpu', signal) }),
+      network: request.network ?? { kind: 'none' },
+      firmware: await provideFirmware(description.firmware, manifest.firmwareVariables, session.folder),
+      memoryBytes: request.memoryBytes,
+      cpus: request.cpus,
+      kernel: request.kernel,
+      append: request.append,
+      extra: request.extra,
+    })
+    const now = clock.now().toISOString()
+    const state: SessionState = {
+      name: session.name,
+      kind: 'boot',
+      state: 'starting',
+      repository: { url: repository.store.url, id: repository.id },
+      point: {
+        id: exported.point.id,
+        key: exported.point.key,
+        vm: manifest.vm,
+        ...(exported.point.pinId !== undefined && { pin: exported.point.pinId }),
+      },
+      created: session.state()?.created ?? now,
+      updated: now,
+      bootId,
+      disks: overlays,
+      sockets: { nbd: nbdSocket, ...sockets },
+      ...(session.runDir !== undefined && { runDir: session.runDir }),
+      qemu: { program: this.#program, arguments: command.arguments, accelerator },
+      figures: {},
+    }
+    const unpinned = exported.point.pinned
+      ? []
+      : ['the point could not be pinned: it is safe from gc for its grace only']
+    const slow = accelerator === 'tcg' && request.accelerator === undefined ? [`the guest is emulated: ${reason}`] : []
+    return { command, state, accelerator, warnings: [...unpinned, ...room, ...slow, ...command.warnings] }
+  }
+
+  async #createOverlays(exported: RunningExport, nbdSocket: string, bitmap: string): Promise<SessionState['disks']> {
+    const disks: SessionState['disks'][number][] = []
+    for (const [i, { name, size }] of exported.disks.entries()) {
+      // Numbered: a disk's name may be anything.
+      const file = path.join(this.#session.folder, `disk${i}.qcow2`)
+      await createOverlay({ file, nbdSocket, exportName: name, size, bitmap, signal: this.#request.signal })
+      disks.push({ name, size, overlay: { path: file, format: 'qcow2', bitmap } })
+    }
+    return disks
+  }
+
+  /** QEMU stands before the first instruction; what it read of the disks by itself does not count. */
+  async #letRun(qemu: QemuProcess, onGuest: () => void): Promise<void> {
+    const { clock, signal } = this.#request
+    const socket = this.#session.socketPath('control')
+    const gone = new AbortController()
+    const exit = qemu.ended.then(found => gone.abort(qemuFailed(this.#program, found)))
+    const within = signal ? AbortSignal.any([signal, gone.signal]) : gone.signal
+    try {
+      for (;;) {
+        const qmp = await connectQmp({ socket, clock, signal: within }).catch(async error => {
+          if (within.aborted) throw within.reason
+          if (!(error instanceof LifeboatError) || error.code !== 'qmp-unreachable') throw error
+          await clock.sleep(20, { signal: within })
+          return undefined
+        })
+        if (!qmp) continue
+        await using _qmp = qmp
+        this.#bytesRead = 0
+        this.#firstRead.arm()
+        onGuest()
+        await qmp.execute('cont', undefined, { signal: within })
+        return
+      }
+    } catch (error) {
+      // QEMU that ends closes its socket first: wait for what it said.
+      if (error instanceof LifeboatError && error.code === 'guest-gone') await exit
+      throw gone.signal.aborted ? gone.signal.reason : error
+    }
+  }
+
+  async #waitForFirstRead(qemu: QemuProcess): Promise<number | undefined> {
+    const { clock, signal, firstReadTimeoutMs = limits.firstReadMs } = this.#request
+    const done = new AbortController()
+    const within = signal ? AbortSignal.any([signal, done.signal]) : done.signal
+    try {
+      const at = await Promise.race([
+        this.#firstRead.seen,
+        clock.sleep(firstReadTimeoutMs, { signal: within }).then(() => undefined),
+        qemu.ended.then(exit => Promise.reject(qemuFailed(this.#program, exit))),
+      ])
+      return at === undefined ? undefined : (at - this.#started) / 1000
+    } finally {
+      done.abort()
+    }
+  }
+
+  #handle(
+    stack: AsyncDisposableStack,
+    parts: {
+      exported: RunningExport
+      qemu: QemuProcess
+      running: SessionState
+      accelerator: Accelerator
+      warnings: readonly string[]
+      secondsToFirstRead: number | undefined
+    },
+  ): RunningBoot {
+    const { exported, qemu, running, accelerator, warnings, secondsToFirstRead } = parts
+    const session = this.#session
+    const figures = (): BootFigures => {
+      const stats = exported.disks.map(disk => disk.stats())
+      const sum = (pick: (one: (typeof stats)[number]) => number) => stats.reduce((total, one) => total + pick(one), 0)
+      return {
+        bytesRead: this.#bytesRead,
+        bytesFetched: sum(one => one.bytesFetched),
+        cacheHits: sum(one => one.cacheHits),
+      }
+    }
+    let stopping: Promise<void> | undefined
+    const stop = async () => {
+      try {
+        await stack.disposeAsync()
+        await session.save({ ...running, state: 'stopped', figures: { ...running.figures, ...figures() } })
+      } finally {
+        await session[Symbol.asyncDispose]()
+      }
+    }
+    const stopOnce = () => {
+      stopping ??= stop()
+      return stopping
+    }
+    return {
+      session: session.name,
+      pid: qemu.pid,
+      qmp: session.socketPath('qmp'),
+      serial: session.socketPath('serial'),
+      agent: session.socketPath('agent'),
+      accelerator,
+      ...(secondsToFirstRead !== undefined && { secondsToFirstRead }),
+      warnings,
+      figures,
+      ended: qemu.ended,
+      stop: stopOnce,
+      [Symbol.asyncDispose]: stopOnce,
+    }
+  }
+}
+
+const noQemu = { program: '', arguments: [], accelerator: '' }
+
+/** The first words of QEMU's own list ('-machine help'). */
+async function namesIn(program: string, option: string, signal: AbortSignal | undefined): Promise<ReadonlySet<string>> {
+  const text = await mustRun(program, [option, 'help'], { signal })
+  return new Set(text.split('\n').flatMap(line => /^(?:x86 )?([A-Za-z0-9._-]+)/.exec(line.trim())?.[1] ?? []))
+}
