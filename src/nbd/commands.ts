@@ -26,9 +26,9 @@ export interface CommandScope {
 const nothing = () => {}
 const isFua = (request: RequestHeader): boolean => (request.flags & C.NBD_CMD_FLAG_FUA) !== 0
 
-/** What READ holds of the budget while it waits: all of it, or the pieces that it works on at a time. */
+/** What READ holds of the budget while it waits: all of it. One in pieces holds next to nothing, or such reads could block each other. */
 export function readCost(scope: CommandScope, request: RequestHeader): number {
-  return inPieces(scope, request) ? limits.nbdPieceBytes : request.length
+  return inPieces(scope, request) ? 64 : request.length
 }
 
 const inPieces = ({ rules }: CommandScope, request: RequestHeader): boolean =>

@@ -120,13 +120,15 @@ export class Connection implements InputHandler {
       if (nowMs - this.#openedMs >= bounds.handshakeMs) this.#drop('handshake deadline')
       return
     }
-    if (this.#moves !== this.#movesSeen || (this.#transmission?.running ?? 0) > 0) {
+    // While the device works and nothing waits to be taken, the client is not to blame.
+    const working = (this.#transmission?.running ?? 0) > 0 && this.#writer.pending === 0
+    if (this.#moves !== this.#movesSeen || working) {
       this.#movesSeen = this.#moves
       this.#movedMs = nowMs
       return
     }
     const still = nowMs - this.#movedMs
-    if (this.#writer.pending > 0 || this.#bytes.used > 0) {
+    if (this.#bytes.used > 0) {
       if (still >= (bytes.wanted ? bounds.stalledWantedMs : bounds.stalledMs)) this.#drop('stalled')
     } else if (still >= bounds.idleMs) this.#drop('idle')
   }

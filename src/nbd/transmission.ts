@@ -1,4 +1,5 @@
 /** The transmission phase of one connection: requests in, replies out, in the turn that read them wherever that is possible. */
+import type { BorrowedViews } from '../block/block-device.ts'
 import { messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { ConnectionBytes } from './bytes-in-flight.ts'
@@ -154,7 +155,14 @@ export class Transmission {
     const { offset, length } = request
     const whole = this.#replies.dataOverhead + length
     if (bytes.fits(whole)) {
-      const borrowed = this.#entry.device.borrow?.(offset, length)
+      let borrowed: BorrowedViews | undefined
+      try {
+        borrowed = this.#entry.device.borrow?.(offset, length)
+      } catch (error) {
+        this.#host.log(`borrow at ${offset}+${length} failed: ${messageOf(error)}`)
+        this.#replies.error(request, errnoOf(error))
+        return true
+      }
       if (borrowed !== undefined) {
         this.#replies.data(request, offset, length, borrowed.views, borrowed.release.bind(borrowed), true)
         return true

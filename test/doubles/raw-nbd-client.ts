@@ -22,7 +22,8 @@ export interface RawReply extends ReplyHeader {
 export class RawNbdClient implements AsyncDisposable {
   readonly socket: Socket
   readonly closed: Promise<void>
-  #received: Buffer = Buffer.alloc(0)
+  #received: Buffer[] = []
+  #available = 0
   #ended = false
   #wake: () => void = () => {}
   mode: HeaderMode = 'simple'
@@ -31,7 +32,8 @@ export class RawNbdClient implements AsyncDisposable {
     this.socket = connect(path)
     this.socket.on('error', () => {})
     this.socket.on('data', data => {
-      this.#received = Buffer.concat([this.#received, data])
+      this.#received.push(data)
+      this.#available += data.length
       this.#wake()
     })
     this.socket.on('end', () => this.#end())
@@ -83,19 +85,21 @@ export class RawNbdClient implements AsyncDisposable {
   }
 
   async read(length: number): Promise<Buffer> {
-    while (this.#received.length < length) {
-      if (this.#ended) throw new Error(`closed after ${this.#received.length} of ${length} bytes`)
+    while (this.#available < length) {
+      if (this.#ended) throw new Error(`closed after ${this.#available} of ${length} bytes`)
       await new Promise<void>(resolve => {
         this.#wake = resolve
       })
     }
-    const bytes = this.#received.subarray(0, length)
-    this.#received = this.#received.subarray(length)
-    return bytes
+    if ((this.#received[0]?.length ?? 0) < length) this.#received = [Buffer.concat(this.#received)]
+    const [first = Buffer.alloc(0), ...rest] = this.#received
+    this.#received = [first.subarray(length), ...rest]
+    this.#available -= length
+    return first.subarray(0, length)
   }
 
   get unread(): number {
-    return this.#received.length
+    return this.#available
   }
 
   /** Sends an option and gives its replies up to the ACK or error. */
