@@ -1,0 +1,119 @@
+import assert from 'node:assert/strict'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { after, before, test } from 'node:test'
+import type { BlockReader } from '../../../src/block/block-device.ts'
+import { dirtyRanges } from '../../../src/cbt/ranges.ts'
+import { readScanState, SCAN_BLOCK, SECRET_BYTES, writeScanState } from '../../../src/cbt/scan-state.ts'
+import { changedBlocks, ScanningReader } from '../../../src/cbt/scan-tracker.ts'
+import type { PointId } from '../../../src/core/ids.ts'
+import { seededRandom } from '../../../src/core/random.ts'
+import type { Range } from '../../../src/core/range.ts'
+
+let dir: string
+before(async () => {
+  dir = await mkdtemp(path.join(tmpdir(), 'lifeboat-scan-'))
+})
+after(() => rm(dir, { recursive: true, force: true }))
+
+const random = seededRandom('scan')
+const secret = random(SECRET_BYTES)
+
+/** Counts what is read; zeros are told in whole blocks. */
+function image(bytes: Uint8Array): BlockReader & { read: number } {
+  return {
+    size: bytes.length,
+    blockSize: 4096,
+    read: 0,
+    async readInto(target, offset) {
+      this.read += target.length
+      target.set(bytes.subarray(offset, offset + target.length))
+    },
+    async *extents({ offset, length }: Range) {
+      for (let at = offset; at < offset + length; at += SCAN_BLOCK) {
+        const end = Math.min(offset + length, at + SCAN_BLOCK)
+        yield { offset: at, length: end - at, kind: bytes.subarray(at, end).some(byte => byte !== 0) ? 'data' : 'zero' }
+      }
+    },
+    async [Symbol.asyncDispose]() {},
+  }
+}
+
+async function digestsOf(bytes: Uint8Array): Promise<Uint8Array> {
+  const reader = new ScanningReader(image(bytes), secret)
+  await reader.scan()
+  return reader.digests
+}
+
+test('exactly the blocks that differ are changed, also the short last one and those that became holes', async () => {
+  const size = 9 * 1024 * 1024 + 100
+  const before = random(size)
+  const after = before.slice()
+  after[3 * SCAN_BLOCK]! ^= 1
+  after[8 * SCAN_BLOCK - 1]! ^= 1
+  after.fill(0, 100 * SCAN_BLOCK, 102 * SCAN_BLOCK)
+  after[size - 1]! ^= 1
+  assert.deepEqual(changedBlocks(await digestsOf(before), await digestsOf(after), size), [
+    { offset: 3 * SCAN_BLOCK, length: SCAN_BLOCK },
+    { offset: 7 * SCAN_BLOCK, length: SCAN_BLOCK },
+    { offset: 100 * SCAN_BLOCK, length: 2 * SCAN_BLOCK },
+    { offset: 144 * SCAN_BLOCK, length: 100 },
+  ])
+})
+
+test('what the backup has read is not read again, and its digests are those of the bytes that it got', async () => {
+  const bytes = random(40 * SCAN_BLOCK)
+  const source = image(bytes)
+  const reader = new ScanningReader(source, secret)
+  const target = new Uint8Array(11 * SCAN_BLOCK)
+  await reader.readInto(target, 5 * SCAN_BLOCK - 1)
+  const old = bytes.slice()
+  bytes[6 * SCAN_BLOCK]! ^= 1
+  await reader.scan()
+  assert.equal(source.read, 11 * SCAN_BLOCK + 30 * SCAN_BLOCK)
+  assert.deepEqual(reader.digests, await digestsOf(old))
+})
+
+test('holes are not read', async () => {
+  const bytes = new Uint8Array(20 * SCAN_BLOCK)
+  bytes[7 * SCAN_BLOCK + 5] = 1
+  const source = image(bytes)
+  await new ScanningReader(source, secret).scan()
+  assert.equal(source.read, SCAN_BLOCK)
+})
+
+test('a state comes back as written; one that is absent, cut or flipped is none', async () => {
+  const file = path.join(dir, 'deep', 'state')
+  assert.equal(await readScanState(file), undefined)
+  const state = { point: '0123456789abcdef' as PointId, size: 3 * SCAN_BLOCK - 5, secret, digests: random(48) }
+  await writeScanState(file, state)
+  const read = await readScanState(file)
+  assert.equal(read?.point, state.point)
+  assert.equal(read?.size, state.size)
+  assert.ok(Buffer.from(read?.digests ?? []).equals(state.digests))
+  const whole = await readFile(file)
+  for (let at = 0; at < whole.length; at += 7) {
+    const flipped = Buffer.from(whole)
+    flipped[at]! ^= 0x10
+    await writeFile(file, flipped)
+    assert.equal(await readScanState(file), undefined, `flipped at ${at}`)
+    await writeFile(file, whole.subarray(0, at))
+    assert.equal(await readScanState(file), undefined, `cut at ${at}`)
+  }
+})
+
+test('dirty extents become ranges; too many of them become fewer that cover as much', async () => {
+  const extents = async function* (count: number) {
+    for (let index = 0; index < count; index++)
+      yield { offset: index * SCAN_BLOCK, length: SCAN_BLOCK, flags: index % 3 === 0 ? 0 : 1 }
+  }
+  assert.deepEqual(await dirtyRanges(extents(6)), [
+    { offset: SCAN_BLOCK, length: 2 * SCAN_BLOCK },
+    { offset: 4 * SCAN_BLOCK, length: 2 * SCAN_BLOCK },
+  ])
+  const few = await dirtyRanges(extents(3000), 100)
+  assert.ok(few.length <= 100)
+  for await (const { offset, length, flags } of extents(3000))
+    if (flags) assert.ok(few.some(range => range.offset <= offset && offset + length <= range.offset + range.length))
+})
