@@ -1,0 +1,102 @@
+import { fileDevice } from '../block/file.ts'
+import { ChunkCache } from '../cache/chunk-cache.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { exportPoint } from '../recovery/export.ts'
+import type { ListenAddress } from '../recovery/exporter.ts'
+import type { Invocation } from './invocation.ts'
+import { nbdExporter, parseListen } from './nbd-exporter.ts'
+import { resolvePoint } from './resolve-point.ts'
+import { parseBytes } from './units.ts'
+import { verb } from './verb.ts'
+
+interface Flags {
+  readonly socket?: string
+  readonly listen?: string
+  readonly insecure?: boolean
+  readonly file?: string
+  readonly writable?: boolean
+  readonly cacheSize: string
+}
+
+export const exportCommand = verb<Flags>({
+  syntax: 'export [point]',
+  description: 'Serve the disks of a point over NBD until SIGTERM; with --file a plain raw file, for diagnostics.',
+  examples: [
+    '--repo /srv/backup export web1@latest --socket /run/web1.nbd',
+    'export --file disk.raw --socket /run/disk.nbd --writable',
+  ],
+  options: command =>
+    command
+      .option('--socket <path>', 'Unix socket to listen on')
+      .option('--listen <host:port>', 'TCP address to listen on; needs --insecure')
+      .option('--insecure', 'serve without TLS: everybody who reaches the port reads the disks')
+      .option('--file <path>', 'serve this raw file instead of a point')
+      .option('--writable', 'let clients write to the --file')
+      .option('--cache-size <size>', 'memory for decoded chunks', '256MiB'),
+  async run(invocation, [text], flags) {
+    const listen = listenAddress(flags)
+    if ((text === undefined) === (flags.file === undefined))
+      throw new LifeboatError('usage', 'name a point, or a file with --file')
+    if (flags.writable && flags.file === undefined)
+      throw new LifeboatError('usage', '--writable goes with --file', {
+        hint: 'to run a VM from a point and keep its writes, use lifeboat boot',
+      })
+    if (flags.file !== undefined) await serveFile(invocation, flags.file, listen, flags)
+    else await servePoint(invocation, text ?? '', listen, flags)
+    return undefined
+  },
+})
+
+function listenAddress({ socket, listen, insecure }: Flags): ListenAddress {
+  if ((socket === undefined) === (listen === undefined))
+    throw new LifeboatError('usage', 'say where to listen: --socket PATH, or --listen HOST:PORT with --insecure')
+  if (socket !== undefined) return { socket }
+  if (!insecure)
+    throw new LifeboatError('usage', '--listen without TLS lets everybody on the network read the disks', {
+      hint: 'use --socket, or say --insecure if the network is yours alone',
+    })
+  return parseListen(listen ?? '')
+}
+
+async function servePoint(invocation: Invocation, text: string, listen: ListenAddress, flags: Flags): Promise<void> {
+  const { output, signal, surroundings } = invocation
+  await using opened = await invocation.openRepository()
+  const { reference, point } = await resolvePoint(opened.repository, text, { signal })
+  await using running = await exportPoint({
+    repository: opened.repository,
+    point,
+    disks: reference.disk === undefined ? undefined : [reference.disk],
+    listen,
+    exporter: nbdExporter(surroundings.clock, output),
+    cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
+    signal,
+  })
+  if (!running.point.pinned)
+    output.warning('this host may not write to the repository: the point is safe for the grace of a running gc only')
+  await serveUntilStopped(invocation, running.uris)
+}
+
+async function serveFile(invocation: Invocation, file: string, listen: ListenAddress, flags: Flags): Promise<void> {
+  const { output, signal, surroundings } = invocation
+  const readOnly = flags.writable !== true
+  await using device = await fileDevice(file, { readOnly })
+  const exporter = nbdExporter(surroundings.clock, output)
+  await using running = await exporter({ exports: [{ name: 'file', device, readOnly }], listen, signal })
+  await serveUntilStopped(invocation, running.uris)
+}
+
+/** A server that was told to stop has done its work: exit code 0. */
+export async function serveUntilStopped({ output, signal }: Invocation, uris: readonly string[]): Promise<void> {
+  output.result({ uris }, () => {
+    for (const uri of uris) output.line(uri)
+  })
+  const stopped = new Promise<void>(resolve => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+  // Nothing else keeps the process alive should the server's last handle be closed by a fault.
+  const alive = setInterval(() => {}, 1 << 30)
+  await stopped
+  clearInterval(alive)
+  if (!isLifeboatError(signal.reason, 'interrupted')) throw signal.reason
+}

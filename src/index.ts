@@ -1,0 +1,37 @@
+/**
+ * Lifeboat as a library: the same parts as the command line's, composed by the caller. The only re-export file.
+ *
+ *   const repository = await openRepository({ store, credential, clock: systemClock, random: systemRandom, host, pipeline: loadPipeline() })
+ *   const running = await instantRecover({ repository, point, session: 'test', exporter, cache, ... })
+ */
+export { type BackupRequest, type BackupResult, backupVm } from './backup/backup-vm.ts'
+export type { BlockDevice, BlockReader, BorrowedViews } from './block/block-device.ts'
+export { cachedImage } from './cache/cached-image.ts'
+export { ChunkCache } from './cache/chunk-cache.ts'
+export type { ChangeSet, FullReason } from './cbt/change-tracker.ts'
+export { type Clock, systemClock } from './core/clock.ts'
+export { type ErrorCode, isIntegrityError, isLifeboatError, LifeboatError } from './core/errors.ts'
+export { type Random, systemRandom } from './core/random.ts'
+export type { Extent, Range } from './core/range.ts'
+export { formatKeyFile, newKeyFileSecret, parseKeyFile } from './crypto/key-file.ts'
+export type { Credential } from './crypto/keys.ts'
+export type { Capture, CaptureRequest, Hypervisor, VmDescription } from './hypervisor/hypervisor.ts'
+export { imageHypervisor } from './hypervisor/images.ts'
+export { qemuHypervisor } from './hypervisor/qemu/qemu-hypervisor.ts'
+export { loadPipeline } from './native/native.ts'
+export { connectNbd } from './nbd/client.ts'
+export { serveNbd } from './nbd/server.ts'
+export { type BootRequest, bootPoint as instantRecover, type RunningBoot } from './recovery/boot.ts'
+export { exportPoint } from './recovery/export.ts'
+export type { Exporter } from './recovery/exporter.ts'
+export { restoreDisk } from './recovery/restore.ts'
+export { initRepository } from './repository/init.ts'
+export { type OpenedRepository, openRepository } from './repository/open.ts'
+export { parsePointReference, resolvePoint } from './repository/point-ref.ts'
+export type { ChunkSource, Manifest, PointSummary, RecoveryPoint, Repository } from './repository/repository.ts'
+export { verifyPoints } from './repository/verify.ts'
+export { metered } from './storage/metered.ts'
+export type { ObjectStore } from './storage/object-store.ts'
+export { retrying } from './storage/retrying.ts'
+export { openStore } from './storage/store-url.ts'
+export { throttled } from './storage/throttled.ts'
