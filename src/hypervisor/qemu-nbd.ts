@@ -43,7 +43,8 @@ interface Server {
 
 function start({ file, format, bitmap }: QemuNbdRequest, socket: string): Server {
   const image = `driver=${format},read-only=on,file.driver=file,file.filename=${file.replaceAll(',', ',,')}`
-  const args = ['--read-only', '--persistent', '--shared=16', '--socket', socket, '--image-opts', image]
+  // Not --persistent: should we be killed, it ends with our connection, and its lock on the image with it.
+  const args = ['--read-only', '--shared=16', '--socket', socket, '--image-opts', image]
   const child: ChildProcess = spawn('qemu-nbd', bitmap === undefined ? args : [...args, '--bitmap', bitmap], {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
