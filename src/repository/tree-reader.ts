@@ -126,8 +126,15 @@ export class TreeReader implements AsyncDisposable {
     return settled.promise
   }
 
-  #start(level: number, claims: Claim[]): void {
-    const work = this.#load(level, claims)
+  #start(level: number, asked: readonly Claim[]): void {
+    const claims = [...asked]
+    if (level === 0)
+      for (const { index } of asked) {
+        // Now, where that needs no waiting: who asks next for a sibling is to find it claimed.
+        const parent = this.nodeNow(1, this.#parentOf(0, index))
+        if (parent && parent !== 'unknown') this.#claimSiblings(parent, index, claims)
+      }
+    const work = this.#load(level, asked, claims)
       .catch(error => {
         for (const { settled } of claims) settled.reject(error)
       })
@@ -143,18 +150,22 @@ export class TreeReader implements AsyncDisposable {
     this.#work.add(tracked)
   }
 
-  async #load(level: number, claims: Claim[]): Promise<void> {
+  async #load(level: number, asked: readonly Claim[], claims: Claim[]): Promise<void> {
     const signal = this.#closed.signal
-    const parentIndexes = [...new Set(claims.map(({ index }) => this.#parentOf(level, index)))]
+    const parentIndexes = [...new Set(asked.map(({ index }) => this.#parentOf(level, index)))]
     const parents = await this.nodes(level + 1, parentIndexes, { signal })
     const byIndex = new Map(parentIndexes.map((index, n) => [index, parents[n]]))
+    const parentOf = (index: number) => byIndex.get(this.#parentOf(level, index))
+    if (level === 0)
+      for (const { index } of asked) {
+        const parent = parentOf(index)
+        if (parent) this.#claimSiblings(parent, index, claims)
+      }
     const wanted = new Map<ChunkRef, Claim>()
-    for (const claim of [...claims]) {
-      const parent = byIndex.get(this.#parentOf(level, claim.index))
-      const ref = parent?.ref(this.#positionOf(level, claim.index))
-      if (!parent || !ref) claim.settled.resolve(undefined)
-      else wanted.set(ref, claim)
-      if (parent && ref && level === 0) this.#claimSiblings(parent, ref, claim.index, claims, wanted)
+    for (const claim of claims) {
+      const ref = parentOf(claim.index)?.ref(this.#positionOf(level, claim.index))
+      if (ref) wanted.set(ref, claim)
+      else claim.settled.resolve(undefined)
     }
     const { keyring, records } = this.#source
     const epochs = new Set([...wanted.keys()].map(ref => epochOf(ref.pack)))
@@ -177,24 +188,14 @@ export class TreeReader implements AsyncDisposable {
   }
 
   /** The leaves right behind this one, as long as they lie behind it in its pack. */
-  #claimSiblings(
-    parent: TreeNode,
-    first: ChunkRef,
-    index: number,
-    claims: Claim[],
-    wanted: Map<ChunkRef, Claim>,
-  ): void {
-    let last = first
-    for (let next = index + 1; next < index + limits.leavesPerGet; next++) {
+  #claimSiblings(parent: TreeNode, index: number, claims: Claim[]): void {
+    let last = parent.ref(this.#positionOf(0, index))
+    for (let next = index + 1; last && next < index + limits.leavesPerGet; next++) {
       if (this.#parentOf(0, next) !== this.#parentOf(0, index)) return
-      const position = this.#positionOf(0, next)
-      const ref = position < parent.width ? parent.ref(position) : undefined
+      const ref = parent.ref(this.#positionOf(0, next))
       if (!ref || ref.pack !== last.pack || ref.offset !== last.offset + last.length) return
       const name = nameOf(0, next)
-      if (!this.#known.has(name) && !this.#pending.has(name)) {
-        this.#claim(0, next, claims)
-        wanted.set(ref, claims.at(-1)!)
-      }
+      if (!this.#known.has(name) && !this.#pending.has(name)) void this.#claim(0, next, claims)
       last = ref
     }
   }
