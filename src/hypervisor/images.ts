@@ -6,12 +6,12 @@
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import type { Clock } from '../core/clock.ts'
-import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
+import { LifeboatError, messageOf } from '../core/errors.ts'
 import type { Random } from '../core/random.ts'
-import type { AbortOptions } from '../core/scope.ts'
 import type { Capture, CapturedDisk, CaptureRequest, Hypervisor } from './hypervisor.ts'
+import { refuseIfWritten } from './image-lock.ts'
 import { captureByBitmap } from './qcow2-image.ts'
-import { type ImageInfo, imageInfo } from './qemu-img.ts'
+import { imageInfo } from './qemu-img.ts'
 import { lockRun } from './run-lock.ts'
 import { captureByScan } from './scanned-image.ts'
 
@@ -84,23 +84,14 @@ async function captureImages(settings: ImageSettings, request: CaptureRequest): 
 }
 
 async function captureImage(settings: ImageSettings, image: Image, request: CaptureRequest): Promise<ImageCapture> {
-  const info = await lookAt(image, request)
+  const info = image.format === 'qcow2' ? await imageInfo(image.path, image.format, request) : undefined
+  if (image.format === 'raw') await refuseIfWritten(image.path)
   if (info?.keepsBitmaps) return captureByBitmap(settings, image, info, request)
   const stateFile = path.join(
     settings.stateDir,
     `${shortHash(`${request.repository}/${settings.vm}/${image.name}`)}.scan`,
   )
   return captureByScan(settings, image, stateFile, request)
-}
-
-/** Also shows that no machine runs on the image. A raw one can be read without qemu-img, and is then taken on trust. */
-async function lookAt({ path: file, format }: Image, options: AbortOptions): Promise<ImageInfo | undefined> {
-  try {
-    return await imageInfo(file, format, options)
-  } catch (error) {
-    if (format === 'raw' && isLifeboatError(error, 'tool-missing')) return undefined
-    throw error
-  }
 }
 
 function select(images: readonly Image[], wanted: readonly string[] | undefined) {
