@@ -242,6 +242,7 @@ export class ClientConnection {
     if (size < 0) throw protocolError('bad magic in a reply')
     if (size === 0) return false
     const isData = this.#reply.kind === 'chunk' && this.#reply.type === C.NBD_REPLY_TYPE_OFFSET_DATA
+    if (isData && this.#reply.length <= 8) throw protocolError('a data chunk without data')
     if (isData && available < size + 8) return false
     const pending = this.#reply.cookieHi === COOKIE_HI ? this.#pending.get(this.#reply.cookieLo) : undefined
     if (pending === undefined) throw protocolError('a reply to no request')

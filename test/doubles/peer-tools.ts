@@ -1,0 +1,39 @@
+/** Programs of other projects that the conformance tests run. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { delimiter, join } from 'node:path'
+
+/** A reason to skip, or false: an option of node:test. CI has all of them and skips none. */
+export function lacking(...names: readonly string[]): string | false {
+  const folders = (process.env.PATH ?? '').split(delimiter)
+  const missing = names.filter(name => !folders.some(folder => existsSync(join(folder, name))))
+  return missing.length > 0 && `not installed: ${missing.join(', ')}`
+}
+
+/** Runs a program without blocking this process, which may be serving it. Rejects with its stderr if it fails. */
+export const run = (command: string, ...args: readonly string[]): Promise<string> =>
+  new Promise((resolve, reject) =>
+    execFile(command, [...args], { maxBuffer: 1 << 26, timeout: 120_000 }, (error, stdout, stderr) =>
+      error ? reject(new Error(`${command} ${args.join(' ')}: ${error.message}\n${stderr}${stdout}`)) : resolve(stdout),
+    ),
+  )
+
+/** A server of another project on a socket; ends with the scope. */
+export async function startPeer(socket: string, command: string, ...args: readonly string[]): Promise<AsyncDisposable> {
+  const child: ChildProcess = spawn(command, [...args], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let stderr = ''
+  child.stderr?.on('data', data => {
+    stderr += data
+  })
+  const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
+  while (!existsSync(socket)) {
+    if (child.exitCode !== null) throw new Error(`${command} ended: ${stderr}`)
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
+  return {
+    async [Symbol.asyncDispose]() {
+      child.kill('SIGTERM')
+      await ended
+    },
+  }
+}
