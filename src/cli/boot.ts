@@ -77,7 +77,8 @@ export const bootCommand = verb<Flags>({
       signal,
     })
     announce(invocation, running)
-    return untilItEnds(invocation, running)
+    // Awaited here: what is returned un-awaited outlives `running`.
+    return await untilItEnds(invocation, running)
   },
 })
 
@@ -105,6 +106,7 @@ async function untilItEnds({ output, signal }: Invocation, running: RunningBoot)
   })
   const exit = await Promise.race([running.ended, stopped])
   await running.stop()
+  if (exit?.said) output.message(`QEMU said: ${exit.said}`)
   const { bytesRead, bytesFetched } = running.figures()
   output.message(
     `session ${running.session} stopped: the guest read ${formatBytes(bytesRead)}, ${formatBytes(bytesFetched)} were fetched`,
