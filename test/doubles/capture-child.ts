@@ -4,7 +4,7 @@ import { systemRandom } from '../../src/core/random.ts'
 import { type QemuSettings, qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
 import { openShelf } from './shelf.ts'
 
-export interface ChildOrder extends Pick<QemuSettings, 'qmp' | 'method'> {
+export interface ChildOrder extends Pick<QemuSettings, 'qmp' | 'guestAgent' | 'method'> {
   readonly fleecingDir: string
   readonly shelfDir: string
   readonly kill?: { readonly at: number; readonly moment: 'before' | 'after' }
@@ -14,6 +14,7 @@ const order: ChildOrder = JSON.parse(process.argv[2] ?? '{}')
 let count = 0
 const hypervisor = qemuHypervisor({
   qmp: order.qmp,
+  guestAgent: order.guestAgent,
   method: order.method,
   clock: systemClock,
   random: systemRandom,

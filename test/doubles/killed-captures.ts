@@ -9,6 +9,7 @@ import { seededRandom, systemRandom } from '../../src/core/random.ts'
 import { pointOfBitmap } from '../../src/hypervisor/bitmap-name.ts'
 import { type QemuSettings, qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
 import type { ChildOrder } from './capture-child.ts'
+import { startFakeGuestAgent } from './fake-guest-agent.ts'
 import { KiB, MiB, startQemu, type TestQemu } from './qemu.ts'
 import { openShelf, REPOSITORY } from './shelf.ts'
 
@@ -38,9 +39,10 @@ export async function killCaptures(
   const fleecingDir = path.join(qemu.dir, 'f')
   const shelfDir = path.join(qemu.dir, 'shelf')
   const shelf = await openShelf(shelfDir)
+  await using agent = await startFakeGuestAgent(path.join(qemu.dir, 'ga'))
+  const connection = { qmp: qemu.qmp, guestAgent: agent.socket, method }
   const hypervisor = qemuHypervisor({
-    qmp: qemu.qmp,
-    method,
+    ...connection,
     clock: systemClock,
     random: systemRandom,
     fleecingFreeMin: 0,
@@ -49,17 +51,17 @@ export async function killCaptures(
 
   await scribble()
   await shelf.backup({ hypervisor, fleecingDir })
-  const { commands } = await runChild({ qmp: qemu.qmp, fleecingDir, shelfDir, method })
+  const { commands } = await runChild({ ...connection, fleecingDir, shelfDir })
   let kills = 0
   for (let at = 1; at <= commands; at += stride)
     for (const moment of ['before', 'after'] as const) {
       await scribble()
-      const { killed } = await runChild({ qmp: qemu.qmp, fleecingDir, shelfDir, method, kill: { at, moment } })
+      const { killed } = await runChild({ ...connection, fleecingDir, shelfDir, kill: { at, moment } })
       // The last commands may be fewer after a kill than in the first run: then the child simply ends.
       if (killed) kills++
       if ((await qemu.status()) === 'running') await scribble()
       const where = `killed ${moment} command ${at} of ${commands}`
-      const { point, disks } = await shelf.backup({ hypervisor, fleecingDir })
+      const { point, disks, capture } = await shelf.backup({ hypervisor, fleecingDir })
       for (const { id } of DISKS)
         assert.ok(
           (await shelf.disk(point, id)).equals(qemu.contents(id)),
@@ -68,6 +70,8 @@ export async function killCaptures(
       for (const { changes, description } of disks)
         assert.equal(changes.kind, 'incremental', `${description.name} had to be read in full after one was ${where}`)
       await assertClean(qemu, fleecingDir, where)
+      assert.equal(capture.consistency, 'filesystem', where)
+      assert.equal(agent.frozen(), false, `the guest is frozen after a capture was ${where}`)
     }
   return { commands, kills }
 }

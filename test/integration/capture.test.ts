@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
-import { isLifeboatError } from '../../src/core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../../src/core/errors.ts'
 import { systemRandom } from '../../src/core/random.ts'
 import { bitmapName, pointOfBitmap } from '../../src/hypervisor/bitmap-name.ts'
 import { type QemuSettings, qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
@@ -209,6 +209,29 @@ describe('capture of a running guest', { skip }, () => {
     )
     assert.deepEqual(reasons, { vda: 'incremental', vdb: 'disk-resized', vdc: 'disk-added' })
     await assertHolds(shelf, point, contentsOf(qemu))
+    await assertClean(qemu)
+  })
+
+  test('where the wiring refuses the filter, the copying job takes its place', async () => {
+    await using qemu = await startQemu({ disks: DISKS, running: true })
+    const shelf = await shelfOf(qemu)
+    let sets = 0
+    const trace = (moment: string, command: string) => {
+      // The second disk's drive cannot be changed; the first one's filter is in place by then.
+      if (moment === 'after' && command === 'qom-set' && ++sets === 2)
+        throw new LifeboatError('qmp-failed', 'refused', { details: { command, class: 'GenericError' } })
+    }
+    const said: string[] = []
+    const hypervisor = hypervisorOf(qemu, { trace, log: message => said.push(message) })
+    await qemu.write('vda', 1, 0, 1 * MiB)
+    const instant = contentsOf(qemu)
+    const meanwhile = async () => {
+      await qemu.write('vda', 2, 0, 1 * MiB)
+      assert.ok((await qemu.residue()).includes('lifeboat-0-job'))
+    }
+    const { point } = await shelf.backup({ hypervisor, fleecingDir: fleecingOf(qemu), meanwhile })
+    await assertHolds(shelf, point, instant)
+    assert.match(said.join(), /taking blockdev-backup/)
     await assertClean(qemu)
   })
 

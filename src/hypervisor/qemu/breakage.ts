@@ -34,8 +34,9 @@ export class Breakage {
    * where it may be seen: the connection, the room beside the fleecing image.
    */
   async explain(error: unknown): Promise<unknown> {
+    // The NBD connection may tell of QEMU's end before the QMP connection does: asking shows it.
+    if (!this.#reason) await this.#qmp.execute('query-status').catch(() => undefined)
     if (this.#reason) return this.#reason
-    if (this.#qmp.isClosed) return error
     const free = await freeBytes(this.#folder).catch(() => 0)
     const reason = free < FULL_BELOW ? fleecingFull(this.#folder, error) : snapshotBroken(error)
     this.#break(reason)

@@ -21,7 +21,7 @@ export interface Selection {
   readonly flash: BlockDevices['flash']
 }
 
-/** Settles what an earlier run left of bitmaps, on all disks: also those that are not selected this time. */
+/** Settles what an earlier run left of bitmaps on the disks that are taken. A disk that is not keeps what it has: two at most. */
 export async function selectDisks(
   qmp: QmpClient,
   request: CaptureRequest,
