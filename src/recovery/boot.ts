@@ -124,7 +124,7 @@ class Boot {
     }
     await this.#session.save(running)
     // Only what is put off reaches the end: a session that has run keeps its pin until it is discarded.
-    exported.point.keepPin?.()
+    exported.point.keepPin()
     return this.#handle(stack.move(), { exported, qemu, running, accelerator, warnings, secondsToFirstRead })
   }
 

@@ -1,11 +1,19 @@
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { Pipeline } from '../native/pipeline.ts'
 import type { ChunkFetcher } from './chunk-fetcher.ts'
 import { type Harm, withHarm } from './harm.ts'
+import type { Keyring } from './keyring.ts'
 import type { TreeNode } from './node-codec.ts'
 import { presentSpans } from './presence.ts'
 import type { ChunkRef, ChunkSource, ChunkSpan } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
+
+/** What ids are computed with. */
+export interface IdContext {
+  readonly keyring: Keyring
+  readonly pipeline: Pipeline
+}
 
 /** The chunks of one disk: places from its tree, contents through the repository's fetcher. */
 export class DiskChunks implements ChunkSource {
@@ -14,10 +22,12 @@ export class DiskChunks implements ChunkSource {
   readonly tree: TreeReader
   readonly #fetcher: ChunkFetcher
   readonly #harm: Harm
+  readonly #ids: IdContext
 
   /** `harm`: whose disk this is, for errors. */
-  constructor(tree: TreeReader, fetcher: ChunkFetcher, harm: Harm) {
+  constructor(tree: TreeReader, fetcher: ChunkFetcher, harm: Harm, ids: IdContext) {
     this.#harm = harm
+    this.#ids = ids
     this.size = tree.geometry.size
     this.chunkSize = tree.geometry.chunkSize
     this.tree = tree
@@ -65,6 +75,17 @@ export class DiskChunks implements ChunkSource {
     } catch (error) {
       throw withHarm(error, this.#harm)
     }
+  }
+
+  async matches(refs: readonly ChunkRef[], contents: Uint8Array): Promise<Uint8Array> {
+    const flags = new Uint8Array(refs.length)
+    // The id keys of all epochs of a domain are those of its epoch 0.
+    const { chunkIdKey } = await this.#ids.keyring.domainKeys(this.tree.domain, 0)
+    if (!chunkIdKey || refs.length === 0) return flags
+    const { ids, zero } = await this.#ids.pipeline.digestChunks(contents, this.chunkSize, chunkIdKey)
+    for (const [i, { id }] of refs.entries())
+      flags[i] = zero[i] === 0 && Buffer.compare(ids.subarray(i * id.length, (i + 1) * id.length), id) === 0 ? 1 : 0
+    return flags
   }
 
   #refuseOutside(first: number, count: number): void {

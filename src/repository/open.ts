@@ -12,7 +12,7 @@ import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
 import { ChunkFetcher } from './chunk-fetcher.ts'
 import { controlObjects, getBounded } from './control-object.ts'
 import { type Keyring, keyring, unlock } from './keyring.ts'
-import { configKey, domainKeysKey } from './object-keys.ts'
+import { configKey, domainKeysKey, pinKey } from './object-keys.ts'
 import { beginPoint } from './point-writer.ts'
 import { listPoints } from './points.ts'
 import { RecordReader } from './record-reader.ts'
@@ -119,7 +119,7 @@ function assemble(
   const control = controlObjects(store, keys, random)
   const records = new RecordReader({ store, keyring: ring, pipeline, random })
   const fetcher = new ChunkFetcher(records)
-  const reading: ReadContext = { store, keyring: ring, control, records, fetcher, clock, random, host }
+  const reading: ReadContext = { store, keyring: ring, control, records, fetcher, pipeline, clock, random, host }
   return {
     id: config.repository,
     chunkSize: config.chunkSize,
@@ -137,6 +137,7 @@ function assemble(
       })
     },
     openPoint: (point, options) => openRecoveryPoint(reading, point, options),
+    dropPin: (pinId, options) => control.delete([pinKey(pinId)], options),
     beginPoint: async point => {
       const domain = await ring.domainKeys(config.domain, 0, { signal: point.signal })
       return beginPoint(

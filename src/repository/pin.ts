@@ -11,6 +11,8 @@ import { pinKey } from './object-keys.ts'
 import type { PinKind } from './repository.ts'
 
 export interface PinRequest {
+  /** The pin of a session that resumes (READER step 6): used if it is still there and of this point. */
+  readonly resume?: string
   readonly point: PointId
   /** The manifest's key. */
   readonly manifest: string
@@ -20,6 +22,8 @@ export interface PinRequest {
 
 export interface Pin extends AsyncDisposable {
   readonly id: string
+  /** Dispose leaves it in place: a stopped session keeps its point. */
+  keep(): void
 }
 
 /** Told of pins that could not be removed: { key, error }. */
@@ -40,26 +44,32 @@ const expiryOf = (kind: PinKind): number | null => (kind === 'session' ? null : 
 /** Undefined where the store forbids writing: the caller then reads unpinned and says so. */
 export async function placePin(
   { control, clock, random }: PinContext,
-  request: PinRequest,
+  { resume, ...request }: PinRequest,
   options: AbortOptions = {},
 ): Promise<Pin | undefined> {
-  const id = hex(random(8))
+  const resumed = resume !== undefined && (await isPinOf(control, resume, request.point, options))
+  const id = resumed ? resume : hex(random(8))
   const key = pinKey(id)
   const created = clock.now().toISOString()
   const document = { ...request, expiryMs: expiryOf(request.kind), created }
   try {
-    await control.put('pin', key, { counter: 1, ...document }, options)
+    if (!resumed) await control.put('pin', key, { counter: 1, ...document }, options)
   } catch (error) {
     if (isLifeboatError(error, 'store-denied')) return undefined
     throw error
   }
+  let kept = resumed
   const ended = new AbortController()
   const refreshing = refresh()
   return {
     id,
+    keep: () => {
+      kept = true
+    },
     async [Symbol.asyncDispose]() {
       ended.abort()
       await refreshing
+      if (kept) return
       // A pin that stays behind expires by itself, and the reader has done its work.
       await control.delete([key]).catch(error => leftBehind.publish({ key, error }))
     },
@@ -77,4 +87,9 @@ export async function placePin(
         if (ended.signal.aborted) return
       }
   }
+}
+
+async function isPinOf(control: ControlObjects, id: string, point: PointId, options: AbortOptions): Promise<boolean> {
+  const pin = await control.get('pin', pinKey(id), options)
+  return pin?.text('point') === point
 }

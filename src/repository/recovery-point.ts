@@ -3,6 +3,7 @@ import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import type { ChunkFetcher } from './chunk-fetcher.ts'
 import { DiskChunks } from './chunk-source.ts'
@@ -22,6 +23,7 @@ export interface ReadContext {
   readonly control: ControlObjects
   readonly records: RecordReader
   readonly fetcher: ChunkFetcher
+  readonly pipeline: Pipeline
   readonly clock: Clock
   readonly random: Random
   readonly host: string
@@ -31,10 +33,10 @@ export interface ReadContext {
 export async function openRecoveryPoint(
   context: ReadContext,
   point: PointSummary,
-  { pin: kind, signal }: { pin: PinKind | 'none' } & AbortOptions,
+  { pin: kind, pinId, signal }: { pin: PinKind | 'none'; pinId?: string } & AbortOptions,
 ): Promise<RecoveryPoint> {
   const request = { point: point.id, manifest: point.key, host: context.host }
-  const pin = kind === 'none' ? undefined : await placePin(context, { ...request, kind }, { signal })
+  const pin = kind === 'none' ? undefined : await placePin(context, { ...request, kind, resume: pinId }, { signal })
   try {
     const manifest = await readCommitted(context, point, { signal })
     return new OpenedPoint(context, point, manifest, pin)
@@ -88,13 +90,21 @@ class OpenedPoint implements RecoveryPoint {
     this.#pin = pin
   }
 
+  get pinId(): string | undefined {
+    return this.#pin?.id
+  }
+
+  keepPin(): void {
+    this.#pin?.keep()
+  }
+
   disk(name: string): DiskChunks {
     const known = this.#disks.get(name)
     if (known) return known
     const disk = this.manifest.disks.find(candidate => candidate.name === name)
     if (!disk) throw noSuchDisk(this.manifest, name)
     const tree = openTree(this.#context, this.manifest, disk)
-    const opened = new DiskChunks(tree, this.#context.fetcher, { point: this.id, disk: name })
+    const opened = new DiskChunks(tree, this.#context.fetcher, { point: this.id, disk: name }, this.#context)
     this.#disks.set(name, opened)
     tree.prefetchStart()
     return opened

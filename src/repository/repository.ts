@@ -133,7 +133,7 @@ export interface RecoveryPoint extends AsyncDisposable {
   /** The pin's id, which a session file remembers; undefined when not pinned. */
   readonly pinId?: string
   /** From now on dispose leaves the pin in place: a stopped session keeps its point until `Repository.dropPin`. */
-  keepPin?(): void
+  keepPin(): void
   /** Throws 'no-such-disk'. */
   disk(name: string): ChunkSource
 }
@@ -208,7 +208,7 @@ export interface Repository extends AsyncDisposable {
     options: { pin: PinKind | 'none'; pinId?: string } & AbortOptions,
   ): Promise<RecoveryPoint>
   /** Removes a pin that `keepPin` left; an absent one is no error. */
-  dropPin?(pinId: string, options?: AbortOptions): Promise<void>
+  dropPin(pinId: string, options?: AbortOptions): Promise<void>
   /** WRITER steps 1 to 3. */
   beginPoint(request: BeginPoint): Promise<PointWriter>
 }
