@@ -173,6 +173,7 @@ export class Connection implements InputHandler {
     if (this.#ended.signal.aborted) return
     if (this.#transmission !== undefined) {
       this.#start = this.#transmission.consume(this.#buffer, this.#start, this.#end)
+      if (this.#ended.signal.aborted) return
       this.#stopped = this.#transmission.blocked
       if (this.#transmission.disconnected) this.finish()
       else if (this.#stopped) this.#bytes.wait(this.#wake)

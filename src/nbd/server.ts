@@ -63,9 +63,11 @@ export interface NbdServer extends AsyncDisposable {
 }
 
 export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
-  for (const { name } of options.exports)
-    if (name.includes('\0') || Buffer.byteLength(name) > NBD_MAX_STRING)
-      throw new LifeboatError('usage', 'the name of an export is too long or holds a NUL')
+  for (const { name, description = '' } of options.exports)
+    if ([name, description].some(text => text.includes('\0') || Buffer.byteLength(text) > NBD_MAX_STRING))
+      throw new LifeboatError('usage', 'the name or description of an export is too long or holds a NUL', {
+        hint: `Both may have ${NBD_MAX_STRING} bytes.`,
+      })
   const bounds = { ...defaultServerLimits, ...options.limits }
   const { clock } = options
   const log = rateLimited(options.log ?? (() => {}), clock)

@@ -10,6 +10,7 @@ import { systemClock } from '../../../src/core/clock.ts'
 import { LifeboatError } from '../../../src/core/errors.ts'
 import { KiB, MiB } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
+import { connectNbd } from '../../../src/nbd/client.ts'
 import { encodeFilter } from '../../../src/nbd/commands.ts'
 import * as C from '../../../src/nbd/constants.ts'
 import type { NbdExport } from '../../../src/nbd/nbd-export.ts'
@@ -450,6 +451,19 @@ test('stop answers what is in flight, closes, lets nobody in, and can be called 
     (await readdir(folder)).filter(name => name === server.path.split('/').at(-1)),
     [],
   )
+})
+
+test('over TCP on a port of the system, and names that the protocol cannot carry', async () => {
+  const exports = [{ name: 'disk', device: memoryDevice(filled(MiB)), readOnly: true }]
+  await using server = await serveNbd({ exports, listen: { host: '127.0.0.1', port: 0 }, clock: systemClock })
+  assert.ok('port' in server.address && server.address.port > 0)
+  assert.equal(server.uri('a b'), `nbd://127.0.0.1:${server.address.port}/a%20b`)
+  await using client = await connectNbd({ ...server.address, exportName: 'disk', clock: systemClock })
+  const target = Buffer.alloc(300_000)
+  await client.readInto(target, 5)
+  assert.ok(target.equals(filled(MiB).subarray(5, 300_005)))
+  for (const text of ['a\0b', 'x'.repeat(5000)])
+    await assert.rejects(serve({ name: text, device: exports[0]!.device }), { code: 'usage' })
 })
 
 test('socket files: mode 0600, stale ones replaced, live ones refused, files kept, and only our own removed', async () => {
