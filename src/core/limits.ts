@@ -168,6 +168,8 @@ export const limits = {
   restoreBatchesInFlight: 4,
   /** A session file describes some hundred disks at most. */
   sessionFileMax: 4 * MiB,
+  /** How old the figures of a running session may be in its state file, each time an fsync. */
+  sessionFiguresMs: 2_000,
   /** sun_path is 108 bytes with its terminating zero. */
   socketPathMax: 107,
   /** A guest that KVM really runs passes the probe in 0.1 s; a loaded host may need ten times that. */

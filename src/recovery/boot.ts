@@ -283,6 +283,19 @@ class Boot {
     }
   }
 
+  /** Keeps the figures in the state file fresh for `session show`, while they change. A full disk costs figures, not the guest. */
+  async #publish(current: () => SessionState, signal: AbortSignal): Promise<void> {
+    let last = ''
+    while (!signal.aborted) {
+      await this.#request.clock.sleep(limits.sessionFiguresMs, { signal }).catch(() => {})
+      const state = current()
+      const figures = JSON.stringify(state.figures)
+      if (signal.aborted || figures === last) continue
+      await this.#session.save(state).catch(() => {})
+      last = figures
+    }
+  }
+
   #handle(
     stack: AsyncDisposableStack,
     parts: {
@@ -305,9 +318,16 @@ class Boot {
         cacheHits: sum(one => one.cacheHits),
       }
     }
+    const ending = new AbortController()
+    const published = this.#publish(
+      () => ({ ...running, figures: { ...running.figures, ...figures() } }),
+      ending.signal,
+    )
     let stopping: Promise<void> | undefined
     const stop = async () => {
       try {
+        ending.abort()
+        await published
         await stack.disposeAsync()
         await session.save({ ...running, state: 'stopped', figures: { ...running.figures, ...figures() } })
       } finally {
