@@ -59,8 +59,11 @@ export async function killCaptures(
       const { killed } = await runChild({ ...connection, fleecingDir, shelfDir, kill: { at, moment } })
       // The last commands may be fewer after a kill than in the first run: then the child simply ends.
       if (killed) kills++
-      if ((await qemu.status()) === 'running') await scribble()
       const where = `killed ${moment} command ${at} of ${commands}`
+      await until(`a guest let go by itself after a capture was ${where}`, async () => {
+        return (await qemu.status()) === 'running' && !agent.frozen()
+      })
+      await scribble()
       const { point, disks, capture } = await shelf.backup({ hypervisor, fleecingDir })
       for (const { id } of DISKS)
         assert.ok(
@@ -74,6 +77,14 @@ export async function killCaptures(
       assert.equal(agent.frozen(), false, `the guest is frozen after a capture was ${where}`)
     }
   return { commands, kills }
+}
+
+async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
+  for (let attempt = 0; attempt < 1200; attempt++) {
+    if (await holds()) return
+    await systemClock.sleep(25)
+  }
+  assert.fail(`no ${what}`)
 }
 
 function guestOf(qemu: TestQemu, seed: string): () => Promise<void> {

@@ -28,6 +28,7 @@ import {
 import type { FrozenDisk } from './freezing-method.ts'
 import { bitmapContext, type OpenExport, openExportsOn, readDirtyRanges, watchedView } from './frozen-view.ts'
 import { guestAgent } from './guest-agent.ts'
+import { guardHold } from './hold-guard.ts'
 import type { Guest } from './instant.ts'
 import { refuseWhileCaptured, removeOurs, removeRunMarkers } from './leftovers.ts'
 import { mark, RUN_MARKER } from './markers.ts'
@@ -103,10 +104,14 @@ export async function captureVm(settings: QemuSettings, request: CaptureRequest)
   }
 }
 
-const guestOf = ({ guestAgent: socket, clock, random, log = () => {} }: QemuSettings, qmp: QmpClient): Guest => ({
+const guestOf = (
+  { qmp: path, guestAgent: socket, clock, random, log = () => {} }: QemuSettings,
+  qmp: QmpClient,
+): Guest => ({
   qmp,
   clock,
   log,
+  guard: () => guardHold({ qmp: path, guestAgent: socket }, log),
   ...(socket !== undefined && { agent: guestAgent({ socket, clock, random }) }),
 })
 

@@ -15,6 +15,8 @@ export interface Guest {
   readonly agent?: GuestAgent
   readonly clock: Clock
   readonly log: (message: string) => void
+  /** Somebody who lets the guest go should this process die while it holds it. */
+  readonly guard?: () => Disposable
 }
 
 type Consistency = Capture['consistency']
@@ -31,6 +33,7 @@ export async function atOneInstant(
     await switchOver(options)
     return 'crash'
   }
+  using _guard = guest.guard?.()
   await mark(qmp, HOLD_MARKER)
   const consistency = await whileFrozen(guest, options, () => whilePaused(guest, switchOver, options))
   await unmark(qmp, HOLD_MARKER)
