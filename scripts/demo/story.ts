@@ -1,5 +1,7 @@
 /** The main job on real input: a VM is backed up while it runs, twice, and both points boot straight from the repository. */
+
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { connectConsole } from '../../test/guest/console.ts'
 import { dataDisk } from '../../test/guest/data-disk.ts'
 import { debianImage } from '../../test/guest/debian-image.ts'
@@ -163,6 +165,8 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   }
 
   async function fetchedBy(session: string): Promise<number> {
+    // A running session writes its figures down every two seconds.
+    await setTimeout(2500)
     const shown = await lifeboat.run('session', 'show', session)
     return sum(listOf(shown, 'sessions'), 'bytesFetched')
   }
