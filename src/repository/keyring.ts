@@ -1,7 +1,7 @@
 /** From a credential to the repository's keys, and the keys of its domains as they are needed (docs/repository-format.md, section 2). */
 import { LRUCache } from 'lru-cache'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
-import { type DomainId, hex } from '../core/ids.ts'
+import type { DomainId } from '../core/ids.ts'
 import { KiB } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { UnverifiedConfig } from '../crypto/config-mac.ts'
@@ -144,6 +144,3 @@ async function passphraseSlots(store: ObjectStore, options: AbortOptions): Promi
   if (found.length === 0 && damaged) throw damaged
   return found
 }
-
-/** For messages and for hosts that remember which repository they trust: says nothing about the key itself. */
-export const keyCheckOf = (keys: RepositoryKeys): string => hex(keys.check.subarray(0, 16))

@@ -2,11 +2,9 @@
  * Proves that points can be read: every node and chunk authenticated and its content id recomputed, each stored record once
  * however many points share it. It never stops at a failure, and says of each which points and disk ranges it harms.
  */
-import { isLifeboatError, messageOf } from '../core/errors.ts'
-import { type PointId, unhex } from '../core/ids.ts'
+import { unhex } from '../core/ids.ts'
 import { limits, MiB } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
-import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { topRoot } from './node-codec.ts'
 import { packKey } from './object-keys.ts'
@@ -16,20 +14,7 @@ import { openRecoveryPoint, openTree, type ReadContext } from './recovery-point.
 import type { ChunkRef, Manifest, ManifestDisk, PointSummary } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
 import { type WalkedRecord, walkTree } from './tree-walk.ts'
-
-/** 'unchecked': it could not be found out, for instance because the store did not answer. */
-export type ProblemKind = 'missing' | 'corrupt' | 'absurd' | 'unchecked'
-
-export interface VerifyProblem {
-  /** The store's key. */
-  readonly object: string
-  readonly kind: ProblemKind
-  /** The first of this kind in this object. */
-  readonly message: string
-  readonly points: readonly PointId[]
-  /** Empty where the whole point cannot be opened. */
-  readonly disks: readonly { readonly point: PointId; readonly disk: string; readonly ranges: readonly Range[] }[]
-}
+import { addHarm, type Problem, ProblemLog, type VerifyProblem } from './verify-problems.ts'
 
 export interface VerifyResult {
   /** Points that were opened. */
@@ -67,14 +52,6 @@ export async function verifyPoints(
   return { points: opened.length, checked: run.checked, bytes: run.bytes, problems: run.problems() }
 }
 
-interface Problem {
-  readonly object: string
-  readonly kind: ProblemKind
-  readonly message: string
-  readonly points: Set<PointId>
-  readonly harmed: Map<string, { point: PointId; disk: string; ranges: Range[] }>
-}
-
 class VerifyRun {
   checked = 0
   bytes = 0
@@ -83,7 +60,7 @@ class VerifyRun {
   readonly #progress: VerifyRequest['progress']
   readonly #seen = new PlaceSet()
   readonly #bad = new PlaceSet()
-  readonly #problems = new Map<string, Problem>()
+  readonly #problems = new ProblemLog()
   /** By record, what is wrong with it. */
   readonly #problemOf = new Map<string, Problem>()
 
@@ -106,7 +83,7 @@ class VerifyRun {
       return point.manifest
     } catch (error) {
       options.signal?.throwIfAborted()
-      this.#note(error, summary.key).points.add(summary.id)
+      this.#problems.note(error, summary.key).points.add(summary.id)
       return undefined
     }
   }
@@ -133,13 +110,7 @@ class VerifyRun {
   }
 
   problems(): VerifyProblem[] {
-    return [...this.#problems.values()].map(({ object, kind, message, points, harmed }) => ({
-      object,
-      kind,
-      message,
-      points: [...points],
-      disks: [...harmed.values()].map(({ point, disk, ranges }) => ({ point, disk, ranges: mergeRanges(ranges) })),
-    }))
+    return this.#problems.list()
   }
 
   async #guarded(summary: PointSummary, disk: string, options: AbortOptions, work: () => Promise<void>): Promise<void> {
@@ -147,7 +118,7 @@ class VerifyRun {
       await work()
     } catch (error) {
       options.signal?.throwIfAborted()
-      const problem = this.#note(error, summary.key)
+      const problem = this.#problems.note(error, summary.key)
       problem.points.add(summary.id)
       problem.harmed.set(`${summary.id}/${disk}`, { point: summary.id, disk, ranges: [] })
     }
@@ -158,7 +129,7 @@ class VerifyRun {
     const root = topRoot(unhex(disk.salt), tree.geometry, tree.top)
     if (Buffer.compare(root, unhex(disk.root)) !== 0)
       addHarm(
-        this.#problem(summary.key, 'corrupt', `the root of disk ${disk.name} is not that of its entries`),
+        this.#problems.problem(summary.key, 'corrupt', `the root of disk ${disk.name} is not that of its entries`),
         summary.id,
         disk.name,
         { offset: 0, length: disk.size },
@@ -209,22 +180,7 @@ class VerifyRun {
 
   #failed({ domain }: TreeReader, kind: 'data' | 'meta', ref: ChunkRef, error: unknown): void {
     this.#bad.add(ref)
-    this.#problemOf.set(nameOf(ref), this.#note(error, packKey(kind, domain, ref.pack)))
-  }
-
-  /** `object`: what was being read, where the error does not name something else. */
-  #note(error: unknown, object: string): Problem {
-    const named = isLifeboatError(error) ? (error.details.object ?? object) : object
-    return this.#problem(named, kindOf(error), messageOf(error))
-  }
-
-  #problem(object: string, kind: ProblemKind, message: string): Problem {
-    const name = `${kind} ${object}`
-    const known = this.#problems.get(name)
-    if (known) return known
-    const problem: Problem = { object, kind, message, points: new Set(), harmed: new Map() }
-    this.#problems.set(name, problem)
-    return problem
+    this.#problemOf.set(nameOf(ref), this.#problems.note(error, packKey(kind, domain, ref.pack)))
   }
 
   #isSampled(): boolean {
@@ -232,25 +188,7 @@ class VerifyRun {
   }
 }
 
-function addHarm(problem: Problem, point: PointId, disk: string, range: Range): void {
-  problem.points.add(point)
-  const name = `${point}/${disk}`
-  const known = problem.harmed.get(name)
-  const last = known?.ranges.at(-1)
-  // Walks go in disk order, so that a lost pack of a sequential disk stays one range.
-  if (known && last && rangeEnd(last) === range.offset)
-    known.ranges[known.ranges.length - 1] = { offset: last.offset, length: last.length + range.length }
-  else if (known) known.ranges.push(range)
-  else problem.harmed.set(name, { point, disk, ranges: [range] })
-}
-
 const nameOf = ({ pack, slot }: ChunkRef): string => `${pack}/${slot}`
-
-function kindOf(error: unknown): ProblemKind {
-  if (isLifeboatError(error, 'missing-object') || isLifeboatError(error, 'no-such-point')) return 'missing'
-  if (isLifeboatError(error, 'corrupt-object')) return 'corrupt'
-  return isLifeboatError(error, 'absurd-object') ? 'absurd' : 'unchecked'
-}
 
 function drawFraction(random: Random): number {
   const [high = 0, low = 0] = random(2)
