@@ -73,14 +73,11 @@ export interface RunningBoot extends AsyncDisposable {
 export async function bootPoint(request: BootRequest): Promise<RunningBoot> {
   const started = request.clock.monotonicMs()
   const session = await (request.resume ? openSession : createSession)(request, request.session)
-  let ran = false
   try {
-    const boot = await new Boot(request, session, started).run(() => {
-      ran = true
-    })
-    return boot
+    return await new Boot(request, session, started).run()
   } catch (error) {
-    if (!request.resume && !ran) await session.remove()
+    // A guest that has read nothing has written nothing worth keeping.
+    if (!request.resume) await session.remove()
     await session[Symbol.asyncDispose]()
     throw error
   }
@@ -102,8 +99,7 @@ class Boot {
     this.#firstRead = new FirstRead(request.clock)
   }
 
-  /** `onGuest` is called before the guest's first instruction: from then on the session holds its writes. */
-  async run(onGuest: () => void): Promise<RunningBoot> {
+  async run(): Promise<RunningBoot> {
     const { clock, signal } = this.#request
     await using stack = new AsyncDisposableStack()
     const exported = stack.use(await this.#export())
@@ -114,7 +110,7 @@ class Boot {
     stack.defer(async () => {
       await qemu.stop()
     })
-    await this.#letRun(qemu, onGuest)
+    await this.#letRun(qemu)
     const secondsToFirstRead = await this.#waitForFirstRead(qemu)
     const running: SessionState = {
       ...state,
@@ -123,7 +119,7 @@ class Boot {
       figures: { ...(secondsToFirstRead !== undefined && { secondsToFirstRead }) },
     }
     await this.#session.save(running)
-    // Only what is put off reaches the end: a session that has run keeps its pin until it is discarded.
+    // From here on there are writes: the session keeps its pin until it is discarded.
     exported.point.keepPin()
     return this.#handle(stack.move(), { exported, qemu, running, accelerator, warnings, secondsToFirstRead })
   }
@@ -222,7 +218,7 @@ class Boot {
     const unpinned = exported.point.pinned
       ? []
       : ['the point could not be pinned: it is safe from gc for its grace only']
-    const slow = accelerator === 'tcg' && request.accelerator === undefined ? [`the guest is emulated: ${reason}`] : []
+    const slow = accelerator === 'tcg' && request.accelerator !== 'tcg' ? [`the guest is emulated: ${reason}`] : []
     return { command, state, accelerator, warnings: [...unpinned, ...room, ...slow, ...command.warnings] }
   }
 
@@ -238,7 +234,7 @@ class Boot {
   }
 
   /** QEMU stands before the first instruction; what it read of the disks by itself does not count. */
-  async #letRun(qemu: QemuProcess, onGuest: () => void): Promise<void> {
+  async #letRun(qemu: QemuProcess): Promise<void> {
     const { clock, signal } = this.#request
     const socket = this.#session.socketPath('control')
     const gone = new AbortController()
@@ -256,7 +252,6 @@ class Boot {
         await using _qmp = qmp
         this.#bytesRead = 0
         this.#firstRead.arm()
-        onGuest()
         await qmp.execute('cont', undefined, { signal: within })
         return
       }

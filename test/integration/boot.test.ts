@@ -56,6 +56,7 @@ const request = (session: string, more: Partial<BootRequest> = {}): BootRequest 
 
 test('a guest runs from its point, is backed up as an increment on it, and goes on after a stop', async () => {
   const cache = new ChunkCache({ maxBytes: 64 * 1024 * 1024 })
+  const pins = async () => (await Array.fromAsync(fixture.store.list('pins/'))).map(({ key }) => key)
   let increment = point.id
   {
     await using boot = await bootPoint(request('one', { cache }))
@@ -107,7 +108,9 @@ test('a guest runs from its point, is backed up as an increment on it, and goes 
   await console.waitForPrompt(image.bootTimeoutMs)
   assert.equal(await console.must('cat /var/boots; wc -c < /var/kept'), `2\n${8 * CHUNK}`)
   await again.stop()
-  await discardSession(place, 'one', async () => {})
+  assert.deepEqual(await pins(), [`pins/${stopped.point.pin}`], 'a stopped session keeps its point')
+  await discardSession(place, 'one', ({ point: { pin } }) => fixture.repository.dropPin(pin ?? ''))
+  assert.deepEqual(await pins(), [])
   assert.deepEqual(await readdir(path.join(place.stateDir, 'sessions')), [])
 })
 
