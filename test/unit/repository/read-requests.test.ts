@@ -88,7 +88,11 @@ function gated(store: ObjectStore) {
       async get(key, range, options) {
         if (/^(packs|meta)\//.test(key)) {
           gets.push(key)
-          if (!isOpen) await new Promise<void>(resolve => waiting.push({ key, release: resolve }))
+          if (!isOpen)
+            await new Promise<void>(resolve => {
+              waiting.push({ key, release: resolve })
+              options?.signal?.addEventListener('abort', () => resolve())
+            })
           options?.signal?.throwIfAborted()
         }
         return store.get(key, range, options)
@@ -275,14 +279,14 @@ test('disks of different sizes are compared chunk by chunk of their ids', async 
   assert.deepEqual(await diffDisks(b, a), { extents, bytesChanged: 4096 })
 })
 
-test('the id of one read in 64 is recomputed, and a chunk under another`s id is refused', async () => {
+test('the ids of nodes and of one chunk in 64 are recomputed, and what lies under another`s id is refused', async () => {
   const { open, store, summary } = await oneDisk()
   const { twinPipeline } = await import('../../../src/native/twin.ts')
   let digests = 0
   const { openRepository } = await import('../../../src/repository/open.ts')
   const { fixtureSecret } = await import('../../doubles/repository-fixture.ts')
   const { systemClock } = await import('../../../src/core/clock.ts')
-  const openWith = (dice: number, tamper = false) =>
+  const openWith = (dice: number, tamper?: 'chunks' | 'nodes') =>
     openRepository({
       store,
       credential: { kind: 'file', secret: fixtureSecret },
@@ -298,7 +302,13 @@ test('the id of one read in 64 is recomputed, and a chunk under another`s id is 
         async openChunks(records) {
           await twinPipeline.openChunks(records)
           // As if another content had been sealed under this id by somebody who holds the keys.
-          if (tamper) for (const { target } of records) target[0]! ^= 1
+          if (tamper === 'chunks') for (const { target } of records) target[0]! ^= 1
+        },
+        async openNodes(records) {
+          const contents = await twinPipeline.openNodes(records)
+          // A bit of a content id, behind header, bitmap and one pack.
+          if (tamper === 'nodes') for (const content of contents) content[12 + 8 + 16 + 5]! ^= 1
+          return contents
         },
       },
     })
@@ -315,5 +325,7 @@ test('the id of one read in 64 is recomputed, and a chunk under another`s id is 
   assert.equal(digests, 0)
   await read(await openWith(64))
   assert.equal(digests, 10)
-  await assert.rejects(read(await openWith(64, true)), error => isLifeboatError(error, 'corrupt-object'))
+  await assert.rejects(read(await openWith(64, 'chunks')), error => isLifeboatError(error, 'corrupt-object'))
+  // Those of nodes always are.
+  await assert.rejects(read(await openWith(1, 'nodes')), error => isLifeboatError(error, 'corrupt-object'))
 })
