@@ -2,8 +2,9 @@
 import { connect, type Socket } from 'node:net'
 import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
-import { type Dialogue, type Negotiated, negotiate, protocolError, type Wanted } from './client-handshake.ts'
+import { type Negotiated, negotiate, protocolError, type Wanted } from './client-handshake.ts'
 import * as C from './constants.ts'
+import { Inbox } from './inbox.ts'
 import type { ListenAddress } from './listen.ts'
 import { ReplyAssembly } from './reply-assembly.ts'
 import { emptyReply, parseReply, putRequest, type ReplyHeader, type RequestHeader, requestHeaderBytes } from './wire.ts'
@@ -51,8 +52,7 @@ export class ClientConnection {
   readonly #landing: Uint8Array = this.#buffer.subarray(HEADROOM)
   #start = HEADROOM
   #end = HEADROOM
-  #inbox: Buffer = Buffer.alloc(0)
-  #wakeInbox: (() => void) | undefined
+  readonly #inbox: Inbox
   #negotiated: Negotiated | undefined
   #failure: LifeboatError | undefined
   #onFailure: (error: LifeboatError) => void = () => {}
@@ -67,6 +67,7 @@ export class ClientConnection {
       'socket' in address ? { path: address.socket } : { host: address.host, port: address.port, noDelay: true }
     const onread = { buffer: () => this.#target(), callback: (n: number, b: Uint8Array) => this.#received(b, n) }
     this.#socket = connect({ ...where, onread })
+    this.#inbox = new Inbox(bytes => this.#socket.write(bytes))
     this.#socket.on('error', (cause: NodeJS.ErrnoException) => this.fail(lost(cause.code ?? cause.message, cause)))
     this.#socket.on('close', () => this.fail(lost('closed')))
     this.#socket.on('end', () => this.fail(lost('closed by the server')))
@@ -79,8 +80,8 @@ export class ClientConnection {
     const onAbort = () => connection.fail(asError(signal.reason))
     signal.addEventListener('abort', onAbort, { once: true })
     try {
-      connection.#negotiated = await negotiate(connection.#dialogue(), wanted)
-      if (connection.#inbox.length > 0) throw protocolError('bytes that nobody asked for')
+      connection.#negotiated = await negotiate(connection.#inbox, wanted)
+      if (!connection.#inbox.empty) throw protocolError('bytes that nobody asked for')
       return connection
     } catch (error) {
       connection.fail(asError(error))
@@ -114,7 +115,7 @@ export class ClientConnection {
     if (this.#failure !== undefined) return
     this.#failure = error
     this.#socket.destroy()
-    this.#wakeInbox?.()
+    this.#inbox.fail(error)
     const pending = [...this.#pending.values()]
     this.#pending.clear()
     this.#chunk = undefined
@@ -160,8 +161,9 @@ export class ClientConnection {
       abandoned: false,
       settle: error => {
         signal?.removeEventListener('abort', onAbort)
-        if (error === undefined) resolve(assembly)
-        else reject(error)
+        const failed = error ?? abort
+        if (failed === undefined) resolve(assembly)
+        else reject(failed)
       },
     }
     signal?.addEventListener('abort', onAbort, { once: true })
@@ -210,7 +212,7 @@ export class ClientConnection {
   #received(buffer: Uint8Array, length: number): boolean {
     if (this.#failure !== undefined) return true
     try {
-      if (this.#negotiated === undefined) this.#arrived(buffer.subarray(0, length))
+      if (this.#negotiated === undefined) this.#inbox.arrived(buffer.subarray(0, length))
       else if (buffer !== this.#landing) this.#advance(this.#chunk, length)
       else {
         this.#end = HEADROOM + length
@@ -327,34 +329,6 @@ export class ClientConnection {
     const error = pending.assembly.finish()
     this.#pending.delete(pending.assembly.request.cookieLo)
     pending.settle(error)
-  }
-
-  // Handshake
-
-  #arrived(bytes: Uint8Array): void {
-    // A server answers what it is asked, so no honest one gets this far ahead.
-    if (this.#inbox.length + bytes.length > 4 * limits.nbdOptionBytes) throw protocolError('too much in the handshake')
-    this.#inbox = Buffer.concat([this.#inbox, bytes])
-    this.#wakeInbox?.()
-  }
-
-  #dialogue(): Dialogue {
-    return {
-      read: async length => {
-        while (this.#inbox.length < length) {
-          if (this.#failure !== undefined) throw this.#failure
-          await new Promise<void>(resolve => {
-            this.#wakeInbox = resolve
-          })
-        }
-        const bytes = this.#inbox.subarray(0, length)
-        this.#inbox = this.#inbox.subarray(length)
-        return bytes
-      },
-      write: bytes => {
-        this.#socket.write(bytes)
-      },
-    }
   }
 }
 

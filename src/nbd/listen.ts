@@ -44,7 +44,7 @@ const bound = (server: Server, where: { path: string } | { host: string; port: n
   new Promise((resolve, reject) => {
     const failed = (cause: NodeJS.ErrnoException) =>
       reject(
-        new LifeboatError('nbd-refused', `cannot listen: ${cause.code ?? cause.message}`, {
+        new LifeboatError('nbd-refused', `cannot listen at ${nameOf(where)}: ${cause.code ?? cause.message}`, {
           cause,
           hint: 'Check that the folder of the socket exists and can be written, or that the port is free.',
         }),
@@ -55,6 +55,9 @@ const bound = (server: Server, where: { path: string } | { host: string; port: n
       resolve()
     })
   })
+
+const nameOf = (where: { path: string } | { host: string; port: number }): string =>
+  'path' in where ? where.path.replace(/~$/, '') : `${where.host}:${where.port}`
 
 /** True where something accepts connections. A file that is no socket is never taken for a stale one. */
 async function answers(path: string): Promise<boolean> {
