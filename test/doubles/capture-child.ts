@@ -6,6 +6,7 @@ import { openShelf } from './shelf.ts'
 
 export interface ChildOrder extends Pick<QemuSettings, 'qmp' | 'guestAgent' | 'method'> {
   readonly fleecingDir: string
+  readonly guarded: boolean
   readonly shelfDir: string
   readonly kill?: { readonly at: number; readonly moment: 'before' | 'after' }
 }
@@ -15,6 +16,7 @@ let count = 0
 const hypervisor = qemuHypervisor({
   qmp: order.qmp,
   guestAgent: order.guestAgent,
+  ...(order.guarded ? {} : { guard: () => ({ [Symbol.dispose]() {} }) }),
   method: order.method,
   clock: systemClock,
   random: systemRandom,

@@ -9,7 +9,7 @@ import { seededRandom, systemRandom } from '../../src/core/random.ts'
 import { pointOfBitmap } from '../../src/hypervisor/bitmap-name.ts'
 import { type QemuSettings, qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
 import type { ChildOrder } from './capture-child.ts'
-import { startFakeGuestAgent } from './fake-guest-agent.ts'
+import { type FakeGuestAgent, startFakeGuestAgent } from './fake-guest-agent.ts'
 import { KiB, MiB, startQemu, type TestQemu } from './qemu.ts'
 import { openShelf, REPOSITORY } from './shelf.ts'
 
@@ -29,20 +29,32 @@ async function runChild(order: ChildOrder): Promise<{ killed: boolean; commands:
   }
 }
 
-/** Every `stride`-th command, before and after it. Gives the number of commands and of kills. */
-export async function killCaptures(
-  method: QemuSettings['method'],
-  stride: number,
-  seed: string,
-): Promise<{ commands: number; kills: number }> {
+export interface KillPlan {
+  readonly method: QemuSettings['method']
+  /** Every so many commands, before and after it. */
+  readonly stride: number
+  /** True: the dead man's switch must have cleaned up before the next capture does. False: it was killed too. */
+  readonly guarded: boolean
+  readonly seed: string
+}
+
+/** Gives the number of commands of one capture and of kills. */
+export async function killCaptures({
+  method,
+  stride,
+  guarded,
+  seed,
+}: KillPlan): Promise<{ commands: number; kills: number }> {
   await using qemu = await startQemu({ disks: DISKS, running: true })
   const fleecingDir = path.join(qemu.dir, 'f')
   const shelfDir = path.join(qemu.dir, 'shelf')
   const shelf = await openShelf(shelfDir)
   await using agent = await startFakeGuestAgent(path.join(qemu.dir, 'ga'))
-  const connection = { qmp: qemu.qmp, guestAgent: agent.socket, method }
+  const connection = { qmp: qemu.qmp, guestAgent: agent.socket, method, guarded }
   const hypervisor = qemuHypervisor({
-    ...connection,
+    qmp: qemu.qmp,
+    guestAgent: agent.socket,
+    method,
     clock: systemClock,
     random: systemRandom,
     fleecingFreeMin: 0,
@@ -60,10 +72,8 @@ export async function killCaptures(
       // The last commands may be fewer after a kill than in the first run: then the child simply ends.
       if (killed) kills++
       const where = `killed ${moment} command ${at} of ${commands}`
-      await until(`a guest let go by itself after a capture was ${where}`, async () => {
-        return (await qemu.status()) === 'running' && !agent.frozen()
-      })
-      await scribble()
+      if (guarded) await until(`guest freed by itself after a capture was ${where}`, () => isFree(qemu, agent))
+      if ((await qemu.status()) === 'running') await scribble()
       const { point, disks, capture } = await shelf.backup({ hypervisor, fleecingDir })
       for (const { id } of DISKS)
         assert.ok(
@@ -77,6 +87,10 @@ export async function killCaptures(
       assert.equal(agent.frozen(), false, `the guest is frozen after a capture was ${where}`)
     }
   return { commands, kills }
+}
+
+async function isFree(qemu: TestQemu, agent: FakeGuestAgent): Promise<boolean> {
+  return (await qemu.residue()).length === 0 && (await qemu.status()) === 'running' && !agent.frozen()
 }
 
 async function until(what: string, holds: () => Promise<boolean>): Promise<void> {

@@ -12,6 +12,7 @@ import type { NbdReader } from '../nbd-reader.ts'
 import { busy, isAlive, lockRun, readLock, runnerText, thisRunner } from '../run-lock.ts'
 import { watchJobs } from './blockdev-backup.ts'
 import { Breakage } from './breakage.ts'
+import { guardByProcess } from './capture-guard.ts'
 import { describeMachine } from './description.ts'
 import { endCapture, rotateBitmaps } from './ending.ts'
 import { addExport, removeOurExports, startNbdServer } from './exports.ts'
@@ -28,7 +29,6 @@ import {
 import type { FrozenDisk } from './freezing-method.ts'
 import { bitmapContext, type OpenExport, openExportsOn, readDirtyRanges, watchedView } from './frozen-view.ts'
 import { guestAgent } from './guest-agent.ts'
-import { guardHold } from './hold-guard.ts'
 import type { Guest } from './instant.ts'
 import { refuseWhileCaptured, removeOurs, removeRunMarkers } from './leftovers.ts'
 import { mark, RUN_MARKER } from './markers.ts'
@@ -50,6 +50,8 @@ export async function captureVm(settings: QemuSettings, request: CaptureRequest)
     const guest = guestOf(settings, qmp)
     await cleanUpAfterKilled(guest, what)
     await mark(qmp, RUN_MARKER + runnerText(await thisRunner()))
+    const { guard = guardByProcess, log = () => {} } = settings
+    ending.use(guard({ qmp: settings.qmp, guestAgent: settings.guestAgent }, log))
     ending.defer(() => removeFolder(folder))
     let checkpoint:
       | { repository: CaptureRequest['repository']; point: CaptureRequest['point']; nodes: string[] }
@@ -104,14 +106,10 @@ export async function captureVm(settings: QemuSettings, request: CaptureRequest)
   }
 }
 
-const guestOf = (
-  { qmp: path, guestAgent: socket, clock, random, log = () => {} }: QemuSettings,
-  qmp: QmpClient,
-): Guest => ({
+const guestOf = ({ guestAgent: socket, clock, random, log = () => {} }: QemuSettings, qmp: QmpClient): Guest => ({
   qmp,
   clock,
   log,
-  guard: () => guardHold({ qmp: path, guestAgent: socket }, log),
   ...(socket !== undefined && { agent: guestAgent({ socket, clock, random }) }),
 })
 

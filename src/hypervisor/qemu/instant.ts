@@ -15,8 +15,6 @@ export interface Guest {
   readonly agent?: GuestAgent
   readonly clock: Clock
   readonly log: (message: string) => void
-  /** Somebody who lets the guest go should this process die while it holds it. */
-  readonly guard?: () => Disposable
 }
 
 type Consistency = Capture['consistency']
@@ -33,7 +31,6 @@ export async function atOneInstant(
     await switchOver(options)
     return 'crash'
   }
-  using _guard = guest.guard?.()
   await mark(qmp, HOLD_MARKER)
   const consistency = await whileFrozen(guest, options, () => whilePaused(guest, switchOver, options))
   await unmark(qmp, HOLD_MARKER)

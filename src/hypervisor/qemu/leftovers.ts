@@ -44,7 +44,7 @@ export async function removeOurs(guest: Guest): Promise<readonly string[]> {
 }
 
 /** Continues a guest that stands paused, and thaws it. Returns what stays wrong instead of throwing, so that the filters go too when the agent does not answer. */
-export async function letGo({ qmp, agent, log }: Guest): Promise<Error | undefined> {
+async function letGo({ qmp, agent, log }: Guest): Promise<Error | undefined> {
   const status = optionalText(asObject(await qmp.execute('query-status')), 'status')
   if (status === 'paused') await qmp.execute('cont')
   if (!agent) return undefined

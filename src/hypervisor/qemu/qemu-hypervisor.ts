@@ -3,6 +3,7 @@ import type { Clock } from '../../core/clock.ts'
 import type { Random } from '../../core/random.ts'
 import type { Hypervisor } from '../hypervisor.ts'
 import { captureVm } from './capture.ts'
+import type { Guard } from './capture-guard.ts'
 import type { QmpTrace } from './qmp.ts'
 import type { MethodChoice } from './switch-over.ts'
 
@@ -20,6 +21,8 @@ export interface QemuSettings {
   /** Free bytes asked for under the fleecing folder; by default a share of the disks (core/limits.ts). */
   readonly fleecingFreeMin?: number
   readonly greetingTimeoutMs?: number
+  /** Who cleans up when this process is killed; by default a process of its own. */
+  readonly guard?: Guard
 }
 
 export const qemuHypervisor = (settings: QemuSettings): Hypervisor => ({
