@@ -2,14 +2,12 @@
  * The images that the goals use, made once in a cache folder: `v1.raw`, an ext4 filesystem with this machine's /usr in it,
  * and `v2.raw`, the same with 3 % of its non-zero 64 KiB blocks rewritten at random places: the worst case for large chunks.
  */
-import { execFile } from 'node:child_process'
-import { access, mkdir, open, rename, rm } from 'node:fs/promises'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { promisify } from 'node:util'
 import { GiB, KiB, MiB } from '../src/core/limits.ts'
 import { seededRandom } from '../src/core/random.ts'
+import { exists, run } from './tools.ts'
 
-const run = promisify(execFile)
 const CACHE = process.env.LIFEBOAT_TEST_CACHE ?? path.join(import.meta.dirname, '..', '.cache')
 const BLOCK = 64 * KiB
 const SIZE = 1 * GiB
@@ -35,12 +33,6 @@ export async function images(): Promise<Images> {
   if (!(await exists(v2))) await makeSecond(v1, v2, used, changed)
   return { v1, v2, size: SIZE, nonZeroBytes: used.length * BLOCK, changed }
 }
-
-const exists = (file: string): Promise<boolean> =>
-  access(file).then(
-    () => true,
-    () => false,
-  )
 
 async function makeFirst(file: string): Promise<void> {
   const stage = `${file}.stage`

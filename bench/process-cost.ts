@@ -10,7 +10,7 @@ export interface Cost {
   readonly stdout: string
 }
 
-const LIFEBOAT = path.join(import.meta.dirname, '..', 'src', 'cli', 'main.ts')
+export const LIFEBOAT = path.join(import.meta.dirname, '..', 'bin', 'lifeboat.mjs')
 
 export const lifeboat = (argv: readonly string[], environment: Record<string, string> = {}): Promise<Cost> =>
   cost(process.execPath, [LIFEBOAT, ...argv], environment)

@@ -1,5 +1,6 @@
 /** A repository in a scratch folder, with its key in the environment of the calls. */
 import path from 'node:path'
+import type { StoreFigures } from '../src/storage/metered.ts'
 import { lifeboat } from './process-cost.ts'
 
 export interface BenchRepository {
@@ -31,4 +32,5 @@ export interface BackupDocument {
     readonly bytesStored: number
     readonly reason?: string
   }[]
+  readonly requests: StoreFigures
 }

@@ -1,8 +1,7 @@
 /** The peer of G8 to G10: restic with a repository in a scratch folder. */
-import { execFile } from 'node:child_process'
 import path from 'node:path'
-import { promisify } from 'node:util'
 import { cost } from './process-cost.ts'
+import { run } from './tools.ts'
 
 export interface Restic {
   readonly path: string
@@ -17,6 +16,6 @@ export async function makeRestic(dir: string, name: string): Promise<Restic> {
 }
 
 export async function folderBytes(folder: string): Promise<number> {
-  const { stdout } = await promisify(execFile)('du', ['-sb', '--apparent-size', folder])
+  const { stdout } = await run('du', ['-sb', '--apparent-size', folder])
   return Number(stdout.split('\t')[0])
 }
