@@ -3,12 +3,12 @@ import { startOwned } from './process-record.ts'
 /** Debian keeps mkfs and sgdisk where a plain user's PATH does not look. */
 const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C.UTF-8', TZ: 'UTC' }
 
-/** Runs a program to its end and resolves to its output; throws with that output when it fails. */
+/** Runs a program to its end and resolves to its standard output; throws with all that it said when it fails. */
 export async function tool(command: string, ...args: readonly string[]): Promise<string> {
-  const { ended, log } = startOwned(command, args, { env, lastSignal: 'SIGTERM' })
+  const { ended, output, log } = startOwned(command, args, { env, lastSignal: 'SIGTERM' })
   const { code, signal } = await ended
   if (code !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${signal ?? code}:\n${log()}`)
-  return log()
+  return output()
 }
 
 /** Runs a shell script with `args` as $1, $2, ... */
