@@ -23,8 +23,9 @@ export const footerOverhead = 16 + tagBytes
 
 const magic = new Uint8Array([0x4c, 0x42, 0x50, 0x41, 0x43, 0x4b, 0x31, 0x0a])
 const kindCodes = { data: 1, meta: 2 } as const
-const checksumUnit = MiB
-const checksumBytes = 32
+/** Checksums are taken over this many stored bytes each. */
+export const checksumUnit = MiB
+export const checksumBytes = 32
 
 export interface PackTrailer {
   readonly kind: PackKind
