@@ -7,7 +7,7 @@ import { KiB } from '../src/core/limits.ts'
 import { connectQmp } from '../src/hypervisor/qemu/qmp.ts'
 import { connectNbd } from '../src/nbd/client.ts'
 import { type Goal, judge } from './goal.ts'
-import { type Images, images } from './images.ts'
+import { changedBlocks, type Images, images } from './images.ts'
 import { cost, lifeboat } from './process-cost.ts'
 import { type BackupDocument, makeRepository } from './repository.ts'
 import { folderBytes, makeRestic } from './restic.ts'
@@ -20,6 +20,7 @@ export const goal: Goal = {
   title: 'increment with CBT',
   async run({ dir, record, say }) {
     const source = await images()
+    const blocks = await changedBlocks(source)
     const disk = path.join(dir, 'vda.qcow2')
     await run('qemu-img', ['convert', '-O', 'qcow2', source.v1, disk])
     const qmp = path.join(dir, 'q.sock')
@@ -27,13 +28,16 @@ export const goal: Goal = {
     try {
       const repository = await makeRepository(dir, 'repo')
       await lifeboat(['backup', 'vm', '--qmp', qmp, '--json'], repository.environment)
-      await writeChanges(source, qmp, path.join(dir, 'w.sock'))
+      await writeChanges(source.v2, blocks, qmp, path.join(dir, 'w.sock'))
       const increment = await lifeboat(['backup', 'vm', '--qmp', qmp, '--json'], repository.environment)
       const document: BackupDocument = JSON.parse(increment.stdout)
       const figures = document.disks[0]
       if (document.kind !== 'incremental' || !figures) throw new Error(`not an increment: ${increment.stdout}`)
+      const restored = path.join(dir, 'restored.raw')
+      await lifeboat(['restore', 'vm@latest/vda', '--output', restored, '--json'], repository.environment)
+      await run('cmp', [restored, source.v2])
       const added = (await isInstalled('restic')) ? await addedByRestic(source, dir) : undefined
-      const changed = source.changed.length * BLOCK
+      const changed = blocks.length * BLOCK
       record('figures', { figures, changed, resticAdded: added, cost: { ...increment, stdout: undefined } })
       say(`changed ${changed}, read ${figures.bytesRead}, stored ${figures.bytesStored}, restic added ${added}`)
       const row = (what: string, peer: string, ours: number, theirs: number | undefined, atMost: number) =>
@@ -89,14 +93,14 @@ async function startQemu(disk: string, qmp: string): Promise<ChildProcess> {
 }
 
 /** Writes the blocks in which v2 differs through QEMU itself, so that its bitmaps see them. */
-async function writeChanges({ v2, changed }: Images, qmpSocket: string, socket: string): Promise<void> {
+async function writeChanges(v2: string, blocks: readonly number[], qmpSocket: string, socket: string): Promise<void> {
   const qmp = await connectQmp({ socket: qmpSocket, clock: systemClock })
   await qmp.execute('nbd-server-start', { addr: { type: 'unix', data: { path: socket } } })
   await qmp.execute('block-export-add', { type: 'nbd', id: 'w', 'node-name': 'disk0', name: 'w', writable: true })
   const nbd = await connectNbd({ socket, exportName: 'w', clock: systemClock })
   const image = await open(v2, 'r')
   const block = Buffer.alloc(BLOCK)
-  for (const offset of changed) {
+  for (const offset of blocks) {
     await image.read(block, 0, BLOCK, offset)
     await nbd.write(block, offset)
   }

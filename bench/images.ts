@@ -17,10 +17,6 @@ export interface Images {
   readonly v1: string
   readonly v2: string
   readonly size: number
-  /** Non-zero bytes of v1, in blocks of 64 KiB. */
-  readonly nonZeroBytes: number
-  /** Offsets of the blocks in which v2 differs. */
-  readonly changed: readonly number[]
 }
 
 export async function images(): Promise<Images> {
@@ -28,10 +24,27 @@ export async function images(): Promise<Images> {
   const [v1, v2] = [path.join(dir, 'v1.raw'), path.join(dir, 'v2.raw')]
   await mkdir(dir, { recursive: true })
   if (!(await exists(v1))) await makeFirst(v1)
-  const used = await nonZeroBlocks(v1)
-  const changed = pick(used, Math.floor((SIZE / BLOCK) * 0.03))
-  if (!(await exists(v2))) await makeSecond(v1, v2, used, changed)
-  return { v1, v2, size: SIZE, nonZeroBytes: used.length * BLOCK, changed }
+  if (!(await exists(v2))) await makeSecond(v1, v2)
+  return { v1, v2, size: SIZE }
+}
+
+/** Offsets of the blocks of 64 KiB in which v2 differs from v1: read from the images, which an earlier version may have made. */
+export async function changedBlocks({ v1, v2 }: Images): Promise<number[]> {
+  const [before, after] = [await open(v1, 'r'), await open(v2, 'r')]
+  const [a, b] = [Buffer.alloc(4 * MiB), Buffer.alloc(4 * MiB)]
+  const changed: number[] = []
+  try {
+    for (let at = 0; at < SIZE; at += a.length) {
+      await before.read(a, 0, a.length, at)
+      await after.read(b, 0, b.length, at)
+      for (let block = 0; block < a.length; block += BLOCK)
+        if (a.compare(b, block, block + BLOCK, block, block + BLOCK) !== 0) changed.push(at + block)
+    }
+  } finally {
+    await before.close()
+    await after.close()
+  }
+  return changed
 }
 
 async function makeFirst(file: string): Promise<void> {
@@ -79,7 +92,9 @@ function pick(used: readonly number[], count: number): number[] {
 }
 
 /** New content with realistic compressibility: another block's bytes, every 512 bytes re-keyed so that it never deduplicates. */
-async function makeSecond(v1: string, v2: string, used: readonly number[], changed: readonly number[]): Promise<void> {
+async function makeSecond(v1: string, v2: string): Promise<void> {
+  const used = await nonZeroBlocks(v1)
+  const changed = pick(used, Math.floor((SIZE / BLOCK) * 0.03))
   await run('cp', ['--sparse=always', v1, `${v2}.part`])
   const [source, target] = [await open(v1, 'r'), await open(`${v2}.part`, 'r+')]
   const random = seededRandom('content')
