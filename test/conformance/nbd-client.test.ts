@@ -222,6 +222,7 @@ test('a server that dies fails what is in flight, and says so as transient', { s
   await using device = await client(socket)
   const waiting = device.readInto(Buffer.alloc(512), 0)
   const outcome = assert.rejects(waiting, { code: 'nbd-io', retry: 'transient' })
+  await new Promise(resolve => setTimeout(resolve, 50))
   await peer[Symbol.asyncDispose]()
   await outcome
 })

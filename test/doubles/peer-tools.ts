@@ -32,7 +32,8 @@ export async function startPeer(socket: string, command: string, ...args: readon
   }
   return {
     async [Symbol.asyncDispose]() {
-      child.kill('SIGTERM')
+      // nbdkit would finish its delayed requests first.
+      child.kill('SIGKILL')
       await ended
     },
   }
