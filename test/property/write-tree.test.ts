@@ -87,7 +87,7 @@ test('every point of a random history reads back as its image was', async () => 
       for (const { point, image } of history)
         assert.ok(Buffer.compare(await readBack(repository, point, 'vda'), image) === 0, `point ${point} differs`)
     }),
-    { seed, numRuns: 20 },
+    { seed, numRuns: 12 },
   )
 })
 
@@ -187,7 +187,7 @@ test('sparse disks of any depth grow, shrink and are cleared like a map from chu
         await assertSparse(repository, pointNumber(n + 1), size, model)
       }
     }),
-    { seed, numRuns: 20 },
+    { seed, numRuns: 12 },
   )
 })
 
