@@ -7,7 +7,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { Extent, Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import type { ChunkRef, ChunkSource } from '../repository/repository.ts'
+import type { ChunkRef, ChunkSource, ChunkSpan } from '../repository/repository.ts'
 import { type ChunkCache, chunkKey } from './chunk-cache.ts'
 import { ChunkFlights, type Flight } from './chunk-flights.ts'
 import { ReadAhead } from './read-ahead.ts'
@@ -163,23 +163,31 @@ class CachedChunks implements CachedImage {
     const end = range.offset + range.length
     if (range.offset < 0 || end > this.size)
       throw new RangeError(`extents of ${range.length} bytes at ${range.offset} of ${this.size}`)
+    const first = Math.floor(range.offset / chunkSize)
+    const count = Math.ceil(end / chunkSize) - first
     let open: { offset: number; length: number; kind: Extent['kind'] } | undefined
-    for (let at = range.offset; at < end; ) {
-      const first = Math.floor(at / chunkSize)
-      const count = Math.min(limits.extentsChunksAtOnce, Math.ceil(end / chunkSize) - first)
-      const refs = this.#source.locateNow(first, count) ?? (await this.#source.locate(first, count, options))
-      for (let i = 0; i < count; i++) {
-        const kind = refs[i] ? 'data' : 'zero'
-        const next = Math.min(end, (first + i + 1) * chunkSize)
-        if (open && open.kind === kind) open.length += next - at
-        else {
-          if (open) yield open
-          open = { offset: at, length: next - at, kind }
-        }
-        at = next
+    let at = range.offset
+    for await (const span of this.#source.spans?.(first, count, options) ?? this.#located(first, count, options)) {
+      const kind = span.isPresent ? 'data' : 'zero'
+      const next = Math.min(end, (span.first + span.count) * chunkSize)
+      if (next <= at) continue
+      if (open && open.kind === kind) open.length += next - at
+      else {
+        if (open) yield open
+        open = { offset: at, length: next - at, kind }
       }
+      at = next
     }
     if (open) yield open
+  }
+
+  /** Spans of one chunk each, for sources that know no better. */
+  async *#located(first: number, count: number, options: AbortOptions): AsyncIterable<ChunkSpan> {
+    for (let at = first; at < first + count; at += limits.extentsChunksAtOnce) {
+      const window = Math.min(limits.extentsChunksAtOnce, first + count - at)
+      const refs = this.#source.locateNow(at, window) ?? (await this.#source.locate(at, window, options))
+      for (const [i, ref] of refs.entries()) yield { first: at + i, count: 1, isPresent: ref !== undefined }
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -10,6 +10,7 @@ import { ChunkCache } from '../../src/cache/chunk-cache.ts'
 import { systemClock } from '../../src/core/clock.ts'
 import { systemRandom } from '../../src/core/random.ts'
 import { imageHypervisor } from '../../src/hypervisor/images.ts'
+import { qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
 import { loadPipeline } from '../../src/native/native.ts'
 import { bootPoint } from '../../src/recovery/boot.ts'
 import { initRepository } from '../../src/repository/init.ts'
@@ -20,6 +21,7 @@ import { testExporter } from '../doubles/nbd-exporter.ts'
 import { connectConsole } from '../guest/console.ts'
 import { tinyImage } from '../guest/tiny-image.ts'
 import { copyImage, tool } from '../guest/tool.ts'
+import { startVm } from '../guest/vm.ts'
 
 const folder = await mkdtemp(path.join(tmpdir(), 'lb-full-'))
 after(() => rm(folder, { recursive: true, force: true }))
@@ -50,14 +52,16 @@ for (const firmware of ['bios', 'uefi'] as const)
     const original = path.join(place, 'disk.raw')
     await withBallast(image.disk, original)
     const images = [{ name: 'vda', path: original, format: 'raw' }] as const
-    await backupVm({
-      vm: 'tiny',
-      hypervisor: imageHypervisor({ vm: 'tiny', images, stateDir: path.join(place, 'scan'), ...common }),
-      repository,
-      ...common,
-      kind: 'incremental',
-      fleecingDir: path.join(place, 'fleecing'),
-    })
+    // The one from its image while it is off; the other while it runs, so that the point knows its firmware and variables.
+    await using vm =
+      firmware === 'uefi' ? await startVm({ disks: [{ ...images[0], path: original }], firmware }) : undefined
+    await vm?.waitForPrompt()
+    const hypervisor = vm
+      ? qemuHypervisor({ qmp: vm.qmp, ...common })
+      : imageHypervisor({ vm: 'tiny', images, stateDir: path.join(place, 'scan'), ...common })
+    const fleecingDir = path.join(place, 'fleecing')
+    await backupVm({ vm: 'tiny', hypervisor, repository, ...common, kind: 'incremental', fleecingDir })
+    await vm?.kill()
     const [point] = await repository.points({ vm: 'tiny' })
     assert.ok(point)
     const disk = await readFile(original)
@@ -67,11 +71,6 @@ for (const firmware of ['bios', 'uefi'] as const)
 
     const before = meter.figures().get.bytes
     const stateDir = path.join(place, 's')
-    // The point of an image says nothing of the firmware it needs.
-    const firmwareWords =
-      firmware === 'uefi'
-        ? ['-drive', 'if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd']
-        : []
     await using boot = await bootPoint({
       ...common,
       stateDir,
@@ -82,7 +81,7 @@ for (const firmware of ['bios', 'uefi'] as const)
       exporter: testExporter,
       cache: new ChunkCache({ maxBytes: 256 * 1024 * 1024 }),
       memoryBytes: 256 * 1024 * 1024,
-      extra: ['-no-reboot', ...firmwareWords],
+      extra: ['-no-reboot'],
     })
     using console = await connectConsole(boot.serial)
     await console.waitForPrompt(image.bootTimeoutMs * 2)
