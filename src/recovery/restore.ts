@@ -89,7 +89,7 @@ async function copyChunks(
   const atOnce = Math.max(1, Math.floor(limits.restoreBatchBytes / chunkSize))
   let done = 0
   await forEachLimited(
-    batches(total, atOnce),
+    target.inPlace ? batches(total, atOnce) : presentBatches(source, total, atOnce, { signal }),
     limits.restoreBatchesInFlight,
     async (batch, within) => {
       await copyBatch(source, target, onto, batch, counts, within)
@@ -98,6 +98,7 @@ async function copyChunks(
     },
     { signal },
   )
+  if (done < size) progress?.({ done: size, size })
 }
 
 interface Batch {
@@ -107,6 +108,22 @@ interface Batch {
 
 function* batches(total: number, atOnce: number): Iterable<Batch> {
   for (let first = 0; first < total; first += atOnce) yield { first, count: Math.min(atOnce, total - first) }
+}
+
+/** Those with anything but zeros in them: a new file is zeros already, and 64 TiB of them cost next to nothing. */
+async function* presentBatches(
+  source: ChunkSource,
+  total: number,
+  atOnce: number,
+  options: AbortOptions,
+): AsyncIterable<Batch> {
+  if (!source.spans) return yield* batches(total, atOnce)
+  let next = 0
+  for await (const { first, count, isPresent } of source.spans(0, total, options)) {
+    const end = isPresent ? first + count : 0
+    for (next = Math.max(next, first - (first % atOnce)); next < end; next += atOnce)
+      yield { first: next, count: Math.min(atOnce, total - next) }
+  }
 }
 
 /** One ref and all chunk indexes of the batch that have this content. */

@@ -61,6 +61,31 @@ test('a disk is restored whole, then onto itself with nothing fetched, then with
   assert.equal((await restoreDisk(opened, 'empty', options('empty.raw'))).bytesFetched, 0)
 })
 
+test('a terabyte of zeros with three chunks in it costs three chunks', async () => {
+  const wide = 2 ** 40
+  const places = [3 * CHUNK, 2 ** 39 - CHUNK, wide - CHUNK]
+  const content = seededRandom('wide')(CHUNK)
+  const summary = await fixture.writePoint({
+    vm: 'wide',
+    disks: [{ name: 'vda', size: wide, writes: places.map(at => [at, content] as const) }],
+  })
+  await using opened = await fixture.repository.openPoint(summary, { pin: 'restore' })
+  const done: number[] = []
+  const result = await restoreDisk(opened, 'vda', {
+    ...options('wide.raw'),
+    progress: progress => done.push(progress.done),
+  })
+  assert.equal(result.bytesWritten, 3 * CHUNK)
+  assert.equal(done.at(-1), wide)
+  await using file = await open(result.output)
+  assert.equal((await file.stat()).size, wide)
+  for (const at of places) {
+    const bytes = new Uint8Array(CHUNK)
+    await file.read(bytes, 0, CHUNK, at)
+    same(bytes, content)
+  }
+})
+
 test('qcow2 is written by qemu-img from an export of ours, and a damaged chunk is named, not a read error', async () => {
   await using opened = await fixture.repository.openPoint(point, { pin: 'restore' })
   const at = { ...options('vda.qcow2'), format: 'qcow2' as const, exporter: testExporter, runDir: folder }
