@@ -10,12 +10,14 @@ import { connectNbd } from '../src/nbd/client.ts'
 import { exportPoint } from '../src/recovery/export.ts'
 import { metered, type StoreFigures } from '../src/storage/metered.ts'
 import { distant } from './distant-store.ts'
-import { type Goal, judge } from './goal.ts'
+import { type Goal, judge, median } from './goal.ts'
 import { exporter, type Synthetic, synthetic } from './synthetic.ts'
 
 const LINK = { latencyMs: 10, bytesPerSecond: 150e6 }
 const SMALL = 1 * GiB
 const HUGE = 10 * 1024 * GiB
+/** In one round, of each: an opening takes a tenth of a second, in which a shared machine may do anything. */
+const OPENINGS = 15
 
 interface Opening {
   readonly requests: number
@@ -31,24 +33,23 @@ export const goal: Goal = {
     const [small, huge] = [await synthetic(SMALL), await synthetic(HUGE)]
     // The first opening of a process pays for loading code.
     await opening(small, SMALL, dir)
-    const openings: { small: Opening; huge: Opening }[] = []
+    const pairs: { small: Opening; huge: Opening }[] = []
     for (let round = 0; round < rounds; round++) {
-      // In turns, so that neither is always the second.
-      const [first, second] = round % 2 === 0 ? [small, huge] : [huge, small]
-      const [a, b] = [
-        await opening(first, first === small ? SMALL : HUGE, dir),
-        await opening(second, second === small ? SMALL : HUGE, dir),
-      ]
-      openings.push(first === small ? { small: a, huge: b } : { small: b, huge: a })
+      const openings: { small: Opening[]; huge: Opening[] } = { small: [], huge: [] }
+      for (let n = 0; n < OPENINGS; n++) {
+        // In turns, so that neither is always the second.
+        if (n % 2 === 0) openings.small.push(await opening(small, SMALL, dir))
+        openings.huge.push(await opening(huge, HUGE, dir))
+        if (n % 2 === 1) openings.small.push(await opening(small, SMALL, dir))
+      }
+      const pair = { small: medianOf(openings.small), huge: medianOf(openings.huge) }
+      pairs.push(pair)
+      const words = ({ requests, seconds, firstReadRequests }: Opening) =>
+        `${requests} requests, ${(seconds * 1000).toFixed(0)} ms, first read ${firstReadRequests} requests`
+      say(`1 GiB: ${words(pair.small)}; 10 TiB: ${words(pair.huge)}`)
     }
-    record('openings', openings)
-    const [{ small: s, huge: h }] = openings as [(typeof openings)[0]]
-    say(
-      `open: ${s.requests} and ${h.requests} requests, ${(s.seconds * 1000).toFixed(0)} and ${(h.seconds * 1000).toFixed(0)} ms; ` +
-        `first read: ${s.firstReadRequests} and ${h.firstReadRequests} requests`,
-    )
-    const ratios = (value: (opening: Opening) => number) =>
-      openings.map(({ small, huge }) => value(huge) / value(small))
+    record('rounds', pairs)
+    const ratios = (value: (opening: Opening) => number) => pairs.map(({ small, huge }) => value(huge) / value(small))
     const row = (what: string, values: readonly number[], atMost: number, peer = '1 GiB point') =>
       judge({ goal: `G13: ${what}`, product: '10 TiB point', peer, ratios: values, target: { atMost } })
     return [
@@ -64,7 +65,7 @@ export const goal: Goal = {
       ),
       row(
         'requests more of the first read',
-        openings.map(({ small, huge }) => (huge.firstReadRequests - small.firstReadRequests) / 2),
+        pairs.map(({ small, huge }) => (huge.firstReadRequests - small.firstReadRequests) / 2),
         1,
         'two requests',
       ),
@@ -96,6 +97,16 @@ async function opening({ store, point, open }: Synthetic, size: number, dir: str
     seconds,
     firstReadRequests: count(meter.figures()) - settled,
     firstReadSeconds: (performance.now() - readAt) / 1000,
+  }
+}
+
+const medianOf = (openings: readonly Opening[]): Opening => {
+  const of = (value: (opening: Opening) => number) => median(openings.map(value))
+  return {
+    requests: of(({ requests }) => requests),
+    seconds: of(({ seconds }) => seconds),
+    firstReadRequests: of(({ firstReadRequests }) => firstReadRequests),
+    firstReadSeconds: of(({ firstReadSeconds }) => firstReadSeconds),
   }
 }
 
