@@ -119,10 +119,11 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   const size = sum(listOf(points[0] ?? {}, 'disks'), 'size')
   narration.table(
     'Recovery points',
-    ['point', 'kind', 'disks', 'read', 'changed', 'stored', 'seconds'],
+    ['point', 'kind', 'consistency', 'disks', 'read', 'changed', 'stored', 'seconds'],
     points.map(point => [
       textOf(point, 'point'),
       textOf(point, 'kind'),
+      textOf(point, 'consistency'),
       mebibytes(size),
       ...['bytesRead', 'bytesChanged', 'bytesStored'].map(field => mebibytes(sum(listOf(point, 'disks'), field))),
       seconds(numberOf(point, 'seconds')),
