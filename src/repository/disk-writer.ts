@@ -8,6 +8,7 @@ import { limits } from '../core/limits.ts'
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { DigestResult } from '../native/pipeline.ts'
+import { abortable } from './abortable.ts'
 import type { BaseDisk } from './base-disk.ts'
 import { BufferPool } from './buffer-pool.ts'
 import type { TreeEntry } from './node-writer.ts'
@@ -110,7 +111,7 @@ export class PointDiskWriter implements DiskWriter {
     if (this.#finished) throw new RangeError(`disk ${this.#request.name} is finished`)
     await this.#zeroTail(options)
     if (this.#window) this.#dispatch()
-    await this.#work
+    await abortable(this.#work, options)
     this.#throwIfFailed()
     const top = await this.#packs.inTurn(() => this.#tree.finish(options))
     const stats: DiskStats = {
