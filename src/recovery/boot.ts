@@ -1,28 +1,19 @@
-/**
- * A VM straight from the repository. Its disks are our read-only exports below qcow2 overlays whose dirty bitmaps bear the
- * point's id, so that it is protected from its first second and its next backup is an increment on the point it came from.
- */
-import path from 'node:path'
 import type { ChunkCache } from '../cache/chunk-cache.ts'
-import { LifeboatError } from '../core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { bitmapName } from '../hypervisor/bitmap-name.ts'
 import { connectQmp } from '../hypervisor/qemu/qmp.ts'
 import { startOf } from '../hypervisor/run-lock.ts'
 import type { PointSummary, Repository } from '../repository/repository.ts'
-import { type Accelerator, chooseAccelerator, hostBootId } from './accelerator.ts'
+import type { Accelerator } from './accelerator.ts'
+import { planBoot } from './boot-plan.ts'
 import { exportPoint, type RunningExport } from './export.ts'
 import type { Exporter } from './exporter.ts'
-import { mustRun } from './external-tool.ts'
-import { provideFirmware } from './firmware.ts'
 import { FirstRead } from './first-read.ts'
-import { checkOverlayRoom, createOverlay } from './overlay.ts'
-import { type Network, type QemuCommand, qemuCommand } from './qemu-command.ts'
+import type { Network } from './qemu-command.ts'
 import { type QemuExit, type QemuProcess, qemuFailed, startQemu } from './qemu-process.ts'
 import { createSession, openSession, type Session, type SessionPlace } from './session.ts'
 import type { SessionState } from './session-state.ts'
-import { diskFromPoint, vmFromPoint } from './vm-from-point.ts'
 
 export interface BootRequest extends AbortOptions, SessionPlace {
   readonly repository: Repository
@@ -103,7 +94,12 @@ class Boot {
     const { clock, signal } = this.#request
     await using stack = new AsyncDisposableStack()
     const exported = stack.use(await this.#export())
-    const { command, state, accelerator, warnings } = await this.#prepare(exported)
+    const { command, state, accelerator, warnings } = await planBoot(
+      this.#request,
+      this.#session,
+      exported,
+      this.#program,
+    )
     await this.#session.save(state)
     signal?.throwIfAborted()
     const qemu = await startQemu(this.#program, command.arguments, clock)
@@ -147,92 +143,6 @@ class Boot {
     })
   }
 
-  async #prepare(exported: RunningExport) {
-    const { repository, clock, signal, ...request } = this.#request
-    const session = this.#session
-    const { manifest } = exported.point
-    const bootId = await hostBootId()
-    const room = await checkOverlayRoom(
-      session.folder,
-      exported.disks.reduce((sum, disk) => sum + disk.size, 0),
-    )
-    const { accelerator, reason } = await chooseAccelerator({
-      wanted: request.accelerator ?? 'auto',
-      program: this.#program,
-      stateDir: request.stateDir,
-      runDir: session.runDir ?? session.folder,
-      bootId,
-      signal,
-    })
-    const nbdSocket = session.socketPath('nbd')
-    const bitmap = bitmapName(repository.id, exported.point.id)
-    const overlays = session.state()?.disks ?? (await this.#createOverlays(exported, nbdSocket, bitmap))
-    const sockets = {
-      qmp: session.socketPath('qmp'),
-      control: session.socketPath('control'),
-      serial: session.socketPath('serial'),
-      agent: session.socketPath('agent'),
-    }
-    const description = vmFromPoint(manifest)
-    const command: QemuCommand = qemuCommand({
-      description,
-      disks: manifest.disks.map((disk, i) => ({
-        name: disk.name,
-        description: diskFromPoint(disk),
-        overlay: overlays[i]?.overlay?.path ?? '',
-      })),
-      nbdSocket,
-      sockets,
-      accelerator,
-      machines: await namesIn(this.#program, '-machine', signal),
-      ...(accelerator === 'kvm' && { cpuModels: await namesIn(this.#program, '-cpu', signal) }),
-      network: request.network ?? { kind: 'none' },
-      firmware: await provideFirmware(description.firmware, manifest.firmwareVariables, session.folder),
-      memoryBytes: request.memoryBytes,
-      cpus: request.cpus,
-      kernel: request.kernel,
-      append: request.append,
-      extra: request.extra,
-    })
-    const now = clock.now().toISOString()
-    const state: SessionState = {
-      name: session.name,
-      kind: 'boot',
-      state: 'starting',
-      repository: { url: repository.store.url, id: repository.id },
-      point: {
-        id: exported.point.id,
-        key: exported.point.key,
-        vm: manifest.vm,
-        ...(exported.point.pinId !== undefined && { pin: exported.point.pinId }),
-      },
-      created: session.state()?.created ?? now,
-      updated: now,
-      bootId,
-      disks: overlays,
-      sockets: { nbd: nbdSocket, ...sockets },
-      ...(session.runDir !== undefined && { runDir: session.runDir }),
-      qemu: { program: this.#program, arguments: command.arguments, accelerator },
-      figures: {},
-    }
-    const unpinned = exported.point.pinned
-      ? []
-      : ['the point could not be pinned: it is safe from gc for its grace only']
-    const slow = accelerator === 'tcg' && request.accelerator !== 'tcg' ? [`the guest is emulated: ${reason}`] : []
-    return { command, state, accelerator, warnings: [...unpinned, ...room, ...slow, ...command.warnings] }
-  }
-
-  async #createOverlays(exported: RunningExport, nbdSocket: string, bitmap: string): Promise<SessionState['disks']> {
-    const disks: SessionState['disks'][number][] = []
-    for (const [i, { name, size }] of exported.disks.entries()) {
-      // Numbered: a disk's name may be anything.
-      const file = path.join(this.#session.folder, `disk${i}.qcow2`)
-      await createOverlay({ file, nbdSocket, exportName: name, size, bitmap, signal: this.#request.signal })
-      disks.push({ name, size, overlay: { path: file, format: 'qcow2', bitmap } })
-    }
-    return disks
-  }
-
   /** QEMU stands before the first instruction; what it read of the disks by itself does not count. */
   async #letRun(qemu: QemuProcess): Promise<void> {
     const { clock, signal } = this.#request
@@ -241,11 +151,11 @@ class Boot {
     const exit = qemu.ended.then(found => gone.abort(qemuFailed(this.#program, found)))
     const within = signal ? AbortSignal.any([signal, gone.signal]) : gone.signal
     try {
-      for (;;) {
+      for (let waited = 0; ; waited += QMP_POLL_MS) {
         const qmp = await connectQmp({ socket, clock, signal: within }).catch(async error => {
           if (within.aborted) throw within.reason
-          if (!(error instanceof LifeboatError) || error.code !== 'qmp-unreachable') throw error
-          await clock.sleep(20, { signal: within })
+          if (!isLifeboatError(error, 'qmp-unreachable') || waited > limits.qemuStopMs) throw error
+          await clock.sleep(QMP_POLL_MS, { signal: within })
           return undefined
         })
         if (!qmp) continue
@@ -257,7 +167,7 @@ class Boot {
       }
     } catch (error) {
       // QEMU that ends closes its socket first: wait for what it said.
-      if (error instanceof LifeboatError && error.code === 'guest-gone') await exit
+      if (isLifeboatError(error, 'guest-gone')) await exit
       throw gone.signal.aborted ? gone.signal.reason : error
     }
   }
@@ -350,10 +260,6 @@ class Boot {
   }
 }
 
+/** QEMU makes its sockets some tens of milliseconds after it was started. */
+const QMP_POLL_MS = 20
 const noQemu = { program: '', arguments: [], accelerator: '' }
-
-/** The first words of QEMU's own list ('-machine help'). */
-async function namesIn(program: string, option: string, signal: AbortSignal | undefined): Promise<ReadonlySet<string>> {
-  const text = await mustRun(program, [option, 'help'], { signal })
-  return new Set(text.split('\n').flatMap(line => /^(?:x86 )?([A-Za-z0-9._-]+)/.exec(line.trim())?.[1] ?? []))
-}
