@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import type { Command } from 'commander'
 import { type BackupResult, backupVm } from '../backup/backup-vm.ts'
@@ -7,6 +6,7 @@ import type { PointId } from '../core/ids.ts'
 import type { Hypervisor } from '../hypervisor/hypervisor.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { changedSince } from './changed-since.ts'
+import { makeFolder } from './host-files.ts'
 import type { Invocation } from './invocation.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { formatBytes, formatSeconds } from './units.ts'
@@ -47,7 +47,9 @@ export const backupCommand = verb<Flags>({
     const { output, surroundings, signal } = invocation
     const vm = words[0] ?? ''
     if (flags.full && flags.differential)
-      throw new LifeboatError('usage', '--full and --differential exclude each other')
+      throw new LifeboatError('usage', '--full and --differential exclude each other', {
+        hint: 'leave one of them out',
+      })
     await using opened = await invocation.openRepository()
     await using hypervisor = await hypervisorOf(invocation, vm, flags)
     const bar = output.progress()
@@ -78,10 +80,9 @@ const collect = (value: string, before: readonly string[] = []): string[] => [..
 
 async function hypervisorOf(invocation: Invocation, vm: string, flags: Flags): Promise<Hypervisor> {
   if ((flags.qmp === undefined) === (flags.image === undefined))
-    throw new LifeboatError(
-      'usage',
-      'name the source: --qmp SOCKET for a running guest, or --image NAME=PATH for a stopped one',
-    )
+    throw new LifeboatError('usage', 'the source of the backup is missing, or named twice', {
+      hint: 'name it: --qmp SOCKET for a running guest, or --image NAME=PATH for a stopped one',
+    })
   const { clock, random } = invocation.surroundings
   const log = (message: string) => invocation.output.message(message)
   if (flags.qmp !== undefined) {
@@ -93,6 +94,8 @@ async function hypervisorOf(invocation: Invocation, vm: string, flags: Flags): P
   return imageHypervisor({ vm, images, stateDir: path.join(invocation.stateDir, 'scan'), clock, random, log })
 }
 
+const IMAGE_HINT = 'write NAME=PATH[,format=raw|qcow2], for example vda=/var/lib/vm/web1.qcow2'
+
 /** NAME=PATH[,format=raw|qcow2]; a comma in the path is written twice, as QEMU does. */
 export function parseImage(text: string): { name: string; path: string; format: 'raw' | 'qcow2' } {
   const [first = '', ...options] = text.replaceAll(',,', '\0').split(',')
@@ -102,11 +105,12 @@ export function parseImage(text: string): { name: string; path: string; format: 
   let format: string = file.endsWith('.qcow2') ? 'qcow2' : 'raw'
   for (const option of options) {
     const [key, value = ''] = option.split('=', 2)
-    if (key !== 'format') throw new LifeboatError('usage', `--image ${text}: '${option}' is not known`)
+    if (key !== 'format')
+      throw new LifeboatError('usage', `--image ${text}: '${option}' is not known`, { hint: IMAGE_HINT })
     format = value
   }
   if (!name || !file || (format !== 'raw' && format !== 'qcow2'))
-    throw new LifeboatError('usage', `--image ${text} is not NAME=PATH[,format=raw|qcow2]`)
+    throw new LifeboatError('usage', `--image ${text} names no image`, { hint: IMAGE_HINT })
   return { name, path: file, format }
 }
 
@@ -115,14 +119,17 @@ async function kindOf(repository: OpenedRepository, vm: string, flags: Flags, si
   if (flags.differential === undefined) return 'incremental'
   const text = flags.differential.includes('@') ? flags.differential : `${vm}@${flags.differential}`
   const { point } = await resolvePoint(repository, text, { signal })
-  if (point.vm !== vm) throw new LifeboatError('usage', `${flags.differential} is a point of ${point.vm}, not of ${vm}`)
+  if (point.vm !== vm)
+    throw new LifeboatError('usage', `${flags.differential} is a point of ${point.vm}, not of ${vm}`, {
+      hint: `\`lifeboat points ${vm}\` lists those of ${vm}`,
+    })
   const differentialTo: PointId = point.id
   return { differentialTo, changedSince: changedSince(repository, vm) }
 }
 
 async function fleecingDir(invocation: Invocation, flags: Flags): Promise<string> {
   const dir = path.resolve(flags.fleecingDir ?? path.join(invocation.stateDir, 'fleecing'))
-  await mkdir(dir, { recursive: true, mode: 0o700 })
+  await makeFolder(dir, 'the folder for old contents (--fleecing-dir)')
   return dir
 }
 

@@ -117,7 +117,9 @@ async function untilItEnds({ output, signal }: Invocation, running: RunningBoot)
 function parseCpus(text: string): number {
   const cpus = Number(text)
   if (Number.isInteger(cpus) && cpus >= 1 && cpus <= 512) return cpus
-  throw new LifeboatError('usage', `--cpus ${text} is no number from 1 to 512`)
+  throw new LifeboatError('usage', `--cpus ${text} is no number from 1 to 512`, {
+    hint: "leave it out for the point's own number",
+  })
 }
 
 function parseAccelerator(text: string): 'kvm' | 'tcg' | 'auto' {

@@ -1,7 +1,11 @@
 /** `--config FILE`: YAML with the flags' names. Flags win over the environment, the environment over the file. */
-import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
 import { LifeboatError, messageOf } from '../core/errors.ts'
+import { KiB } from '../core/limits.ts'
+import { readSmallFile } from './host-files.ts'
+
+/** It has four names. */
+const CONFIG_FILE_MAX = 64 * KiB
 
 const NAMES = ['repo', 'key-file', 'cache-dir', 'state-dir'] as const
 export type ConfigFile = Partial<Readonly<Record<(typeof NAMES)[number], string>>>
@@ -9,7 +13,7 @@ export type ConfigFile = Partial<Readonly<Record<(typeof NAMES)[number], string>
 export async function readConfigFile(path: string): Promise<ConfigFile> {
   let document: unknown
   try {
-    document = parse(await readFile(path, 'utf8'))
+    document = parse(await readSmallFile(path, CONFIG_FILE_MAX))
   } catch (error) {
     throw new LifeboatError('usage', `the configuration file ${path} cannot be read: ${messageOf(error)}`, {
       hint: 'give another with --config, or mend it',
@@ -18,12 +22,17 @@ export async function readConfigFile(path: string): Promise<ConfigFile> {
   }
   if (document === null || document === undefined) return {}
   if (typeof document !== 'object' || Array.isArray(document))
-    throw new LifeboatError('usage', `the configuration file ${path} is not a list of 'name: value' lines`)
+    throw new LifeboatError('usage', `the configuration file ${path} is not a list of 'name: value' lines`, {
+      hint: `for example: repo: /srv/backup; known are ${NAMES.join(', ')}`,
+    })
   const config: Record<string, string> = {}
   for (const [name, value] of Object.entries(document)) {
     if (!NAMES.some(known => known === name))
       throw new LifeboatError('usage', `${path}: '${name}' is not known`, { hint: `known are ${NAMES.join(', ')}` })
-    if (typeof value !== 'string') throw new LifeboatError('usage', `${path}: '${name}' must be a text`)
+    if (typeof value !== 'string')
+      throw new LifeboatError('usage', `${path}: '${name}' must be a text`, {
+        hint: `put it in quotes: ${name}: "..."`,
+      })
     config[name] = value
   }
   return config

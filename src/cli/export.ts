@@ -1,6 +1,7 @@
 import { fileDevice } from '../block/file.ts'
 import { ChunkCache } from '../cache/chunk-cache.ts'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
 import { exportPoint } from '../recovery/export.ts'
 import type { ListenAddress } from '../recovery/exporter.ts'
 import type { Invocation } from './invocation.ts'
@@ -36,7 +37,9 @@ export const exportCommand = verb<Flags>({
   async run(invocation, [text], flags) {
     const listen = listenAddress(flags)
     if ((text === undefined) === (flags.file === undefined))
-      throw new LifeboatError('usage', 'name a point, or a file with --file')
+      throw new LifeboatError('usage', 'what to serve is missing, or named twice', {
+        hint: 'name a point (VM@latest), or a raw file with --file',
+      })
     if (flags.writable && flags.file === undefined)
       throw new LifeboatError('usage', '--writable goes with --file', {
         hint: 'to run a VM from a point and keep its writes, use lifeboat boot',
@@ -49,8 +52,16 @@ export const exportCommand = verb<Flags>({
 
 function listenAddress({ socket, listen, insecure }: Flags): ListenAddress {
   if ((socket === undefined) === (listen === undefined))
-    throw new LifeboatError('usage', 'say where to listen: --socket PATH, or --listen HOST:PORT with --insecure')
-  if (socket !== undefined) return { socket }
+    throw new LifeboatError('usage', 'the place to listen at is missing, or named twice', {
+      hint: 'say --socket PATH, or --listen HOST:PORT with --insecure',
+    })
+  if (socket !== undefined) {
+    // One more letter is needed while the socket is made.
+    if (Buffer.byteLength(socket) < limits.socketPathMax) return { socket }
+    throw new LifeboatError('usage', `--socket ${socket} is too long for a socket`, {
+      hint: `name a path of less than ${limits.socketPathMax} bytes, for example in /run`,
+    })
+  }
   if (!insecure)
     throw new LifeboatError('usage', '--listen without TLS lets everybody on the network read the disks', {
       hint: 'use --socket, or say --insecure if the network is yours alone',

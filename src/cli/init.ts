@@ -1,6 +1,8 @@
-import { LifeboatError } from '../core/errors.ts'
+import { rm } from 'node:fs/promises'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import type { Credential } from '../crypto/keys.ts'
 import { initRepository } from '../repository/init.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import { readOrMakeKeyFile } from './key-files.ts'
@@ -27,18 +29,20 @@ export const initCommand = verb<Flags>({
       .option('--no-encryption', 'store everything readable by everybody who can read the store'),
   async run(invocation, _words, flags) {
     const { output, surroundings } = invocation
-    const { credential, keyFile } = await credentialOf(invocation, flags)
+    const chunkSize = parseBytes(flags.chunkSize ?? '64KiB', '--chunk-size')
+    const key = keyOf(invocation, flags)
     const { store } = await invocation.openStore({ create: true })
     await using _ = store
     const made = await initRepository({
       store,
-      credential,
-      chunkSize: parseBytes(flags.chunkSize ?? '64KiB', '--chunk-size'),
+      credential: key.credential,
+      chunkSize,
       clock: surroundings.clock,
       random: surroundings.random,
       signal: invocation.signal,
-    })
-    const { repository, format, chunkSize, encryption } = made
+    }).catch(error => withoutKeyFile(invocation, store, key, error))
+    const { keyFile } = key
+    const { repository, format, encryption } = made
     // A repository that was here before is gone by the user's own hand, so what this host remembers of it goes too.
     await forgetIdentity(invocation.stateDir, store.url)
     output.result(
@@ -59,18 +63,46 @@ export const initCommand = verb<Flags>({
   },
 })
 
-async function credentialOf(
-  invocation: Invocation,
-  { encryption }: Flags,
-): Promise<{ credential: Credential; keyFile?: string }> {
-  const { keyFile, passphrase } = invocation
-  if (!encryption) return { credential: { kind: 'none' } }
-  if (keyFile) {
-    const { secret } = await readOrMakeKeyFile(keyFile, invocation.surroundings.random)
-    return { credential: { kind: 'file', secret }, keyFile }
-  }
-  if (passphrase) return { credential: { kind: 'passphrase', passphrase } }
-  throw new LifeboatError('usage', 'an encrypted repository needs a key', {
-    hint: 'give --key-file FILE (it is made), or set LIFEBOAT_PASSPHRASE, or say --no-encryption',
-  })
+interface Key {
+  readonly credential: () => Promise<Credential>
+  readonly keyFile?: string
+  /** Whether the key file was made by this call. */
+  readonly isMade: () => boolean
 }
+
+/** A missing key is noticed at once; a key file is made when the place is known to be good. */
+function keyOf(invocation: Invocation, { encryption }: Flags): Key {
+  const { keyFile, passphrase } = invocation
+  const fixed = (credential: Credential): Key => ({ credential: async () => credential, isMade: () => false })
+  if (!encryption) return fixed({ kind: 'none' })
+  if (!keyFile && passphrase) return fixed({ kind: 'passphrase', passphrase })
+  if (!keyFile)
+    throw new LifeboatError('usage', 'an encrypted repository needs a key', {
+      hint: 'give --key-file FILE (it is made), or set LIFEBOAT_PASSPHRASE, or say --no-encryption',
+    })
+  let isMade = false
+  return {
+    keyFile,
+    isMade: () => isMade,
+    async credential() {
+      const { secret, made } = await readOrMakeKeyFile(keyFile, invocation.surroundings.random)
+      isMade = made
+      return { kind: 'file', secret }
+    },
+  }
+}
+
+/** A failed init leaves no key file behind, unless a repository may have been made with it. */
+async function withoutKeyFile({ output }: Invocation, store: ObjectStore, key: Key, error: unknown): Promise<never> {
+  if (key.keyFile === undefined || !key.isMade()) throw error
+  const isOurs = isLifeboatError(error, 'repository-exists') ? false : await mayHoldConfig(store)
+  if (isOurs) output.warning(`the key file ${key.keyFile} is kept: what became of the repository is not known`)
+  else await rm(key.keyFile, { force: true })
+  throw error
+}
+
+const mayHoldConfig = (store: ObjectStore): Promise<boolean> =>
+  store.head('config').then(
+    found => found !== undefined,
+    error => !isLifeboatError(error, 'store-not-found'),
+  )

@@ -4,6 +4,7 @@ import path from 'node:path'
 import type { Writable } from 'node:stream'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import type { Credential } from '../crypto/keys.ts'
 import type { OpenedRepository as Repository } from '../repository/open.ts'
@@ -113,9 +114,10 @@ export class Invocation {
     const { clock, random, environment } = this.surroundings
     const counted = metered(await openStore(this.repositoryUrl, { environment, create, random }))
     const { limitRate, retryFor } = this.flags
-    const limited = limitRate
-      ? throttled(counted.store, { bytesPerSecond: parseBytes(limitRate, '--limit-rate'), clock })
-      : counted.store
+    const limited =
+      limitRate === undefined
+        ? counted.store
+        : throttled(counted.store, { bytesPerSecond: parseRate(limitRate), clock })
     const retryForMs = retryFor === undefined ? undefined : parseDurationMs(retryFor, '--retry-for')
     return { store: retrying(limited, { clock, random, retryForMs }), meter: counted.meter }
   }
@@ -134,7 +136,7 @@ export class Invocation {
         random,
         host: this.host,
         pipeline: loadPipeline(),
-        leaseExpiryMs: leaseExpiry === undefined ? undefined : parseDurationMs(leaseExpiry, '--lease-expiry'),
+        leaseExpiryMs: leaseExpiry === undefined ? undefined : parseLeaseExpiry(leaseExpiry),
         pinned: await knownIdentity(this.stateDir, store.url),
         signal: this.signal,
       })
@@ -161,4 +163,20 @@ export class Invocation {
     if (process.getuid?.() === 0) return forRoot
     return path.join(environment.HOME ?? '/tmp', forUsers)
   }
+}
+
+function parseRate(text: string): number {
+  const rate = parseBytes(text, '--limit-rate')
+  if (rate >= 1) return rate
+  throw new LifeboatError('usage', `--limit-rate ${text} would never end`, {
+    hint: 'write the bytes a second, for example 50MiB; leave it out for no limit',
+  })
+}
+
+function parseLeaseExpiry(text: string): number {
+  const expiryMs = parseDurationMs(text, '--lease-expiry')
+  if (expiryMs >= limits.leaseExpiryMinMs) return expiryMs
+  throw new LifeboatError('usage', `--lease-expiry ${text} is shorter than a store may take to answer`, {
+    hint: `write at least ${limits.leaseExpiryMinMs / 1000}s`,
+  })
 }

@@ -1,15 +1,21 @@
 /** Key files on disk: read, and made with mode 0600. */
-import { open, readFile } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { LifeboatError, messageOf } from '../core/errors.ts'
+import { KiB } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import { formatKeyFile, parseKeyFile } from '../crypto/key-file.ts'
+import { readSmallFile } from './host-files.ts'
+
+/** One line of 58 letters, and room for a page of comments. */
+const KEY_FILE_MAX = 64 * KiB
 
 export async function readKeyFile(path: string): Promise<Uint8Array> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    text = await readSmallFile(path, KEY_FILE_MAX)
   } catch (error) {
     throw new LifeboatError('key-missing', `the key file ${path} cannot be read: ${messageOf(error)}`, {
+      details: { object: path },
       hint: 'give the right file with --key-file or LIFEBOAT_KEY_FILE',
       cause: error,
     })

@@ -15,6 +15,7 @@ import { diffCommand } from './diff.ts'
 import { doctorCommand } from './doctor.ts'
 import { exitCode, exitCodeOf } from './exit-code.ts'
 import { exportCommand } from './export.ts'
+import { explained } from './host-files.ts'
 import { initCommand } from './init.ts'
 import type { Surroundings } from './invocation.ts'
 import { pointsCommand } from './points.ts'
@@ -60,6 +61,7 @@ export async function run(argv: readonly string[], surroundings: Surroundings): 
     .configureOutput({
       writeOut: text => surroundings.stdout.write(text),
       writeErr: text => surroundings.stderr.write(text),
+      outputError: () => {},
     })
     .addHelpText('after', '\nExample:\n  lifeboat --repo /srv/backup points web1')
     .exitOverride()
@@ -73,11 +75,29 @@ export async function run(argv: readonly string[], surroundings: Surroundings): 
     await program.parseAsync(argv, { from: 'user' })
     return code
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCode.done : exitCode.usage
-    report(error, surroundings, argv.includes('--json'))
-    return exitCodeOf(surroundings.signal.aborted && !isLifeboatError(error) ? surroundings.signal.reason : error)
+    if (error instanceof CommanderError && error.exitCode === 0) return exitCode.done
+    const failure =
+      error instanceof CommanderError ? wrongWords(error, program, argv) : failureOf(error, surroundings.signal)
+    report(failure, surroundings, argv.includes('--json'))
+    return exitCodeOf(failure)
   }
 }
+
+/** What a child process or a socket says when Ctrl-C ends it is not what the person wants to hear. */
+const failureOf = (error: unknown, { aborted, reason }: AbortSignal): unknown =>
+  aborted && !isLifeboatError(error) ? reason : explained(error)
+
+/** The parser's complaint, with the help that fits. */
+function wrongWords({ code, message }: CommanderError, { commands }: Command, argv: readonly string[]): LifeboatError {
+  const named = commands.map(command => command.name()).find(name => argv.includes(name))
+  // Without any command it has shown the help already.
+  if (code === 'commander.help') return new LifeboatError('usage', 'no command was named', { hint: HELP_HINT })
+  return new LifeboatError('usage', message.replace(/^error: /, '').replaceAll('\n', ' '), {
+    hint: named ? `\`lifeboat ${named} --help\` shows the words, and an example` : HELP_HINT,
+  })
+}
+
+const HELP_HINT = '`lifeboat --help` lists the commands, `lifeboat COMMAND --help` shows the words of one'
 
 /** One line of what happened, one of what to do; with --json the same as a document on stdout. */
 function report(error: unknown, { stdout, stderr }: Surroundings, json: boolean): void {
@@ -100,7 +120,8 @@ export async function main(): Promise<void> {
     stop.abort(new LifeboatError('interrupted', `stopped by ${name}`, { details: { signal: name } }))
   process.on('SIGINT', interrupted('SIGINT'))
   process.on('SIGTERM', interrupted('SIGTERM'))
-  process.exitCode = await run(process.argv.slice(2), {
+  const output = watchedOutput()
+  const code = await run(process.argv.slice(2), {
     environment: process.env,
     stdout: process.stdout,
     stderr: process.stderr,
@@ -108,6 +129,24 @@ export async function main(): Promise<void> {
     random: systemRandom,
     signal: stop.signal,
   })
+  // A result that reached nobody is no success: `lifeboat points > file` on a full disk.
+  process.exitCode = code === exitCode.done && output.failure() ? exitCode.failed : code
+}
+
+/**
+ * A reader that has gone (`lifeboat points | head -1`) wanted no more, and the work goes on: the guest of `boot` does not end
+ * with its terminal. Any other failure of stdout is told.
+ */
+function watchedOutput(): { failure(): Error | undefined } {
+  let failure: Error | undefined
+  process.stderr.on('error', () => {})
+  process.stdout.on('error', error => {
+    if (failure || ('code' in error && error.code === 'EPIPE')) return
+    failure = error
+    process.exitCode = exitCode.failed
+    process.stderr.write(`lifeboat: the result cannot be written: ${messageOf(error)}\n`)
+  })
+  return { failure: () => failure }
 }
 
 if (import.meta.main) await main()

@@ -43,7 +43,10 @@ export class Output {
   }
 
   table(columns: readonly Column[], rows: readonly (readonly string[])[]): void {
-    const widths = columns.map(({ title }, at) => Math.max(title.length, ...rows.map(row => (row[at] ?? '').length)))
+    const lines = rows.map(row => row.map(printable))
+    const widths = columns.map(({ title }, at) =>
+      lines.reduce((width, cells) => Math.max(width, cells[at]?.length ?? 0), title.length),
+    )
     const print = (cells: readonly string[]) =>
       this.line(
         cells
@@ -54,7 +57,7 @@ export class Output {
           .trimEnd(),
       )
     print(columns.map(({ title }) => title))
-    for (const row of rows) print(row)
+    for (const cells of lines) print(cells)
   }
 
   /** Something that a person should know although the command goes on. */
@@ -103,6 +106,10 @@ export class Output {
     }
   }
 }
+
+/** A name with a line end or an escape sequence must not break the table, or the terminal. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about.
+const printable = (text: string): string => text.replace(/[\x00-\x1f\x7f-\x9f]/g, '\ufffd')
 
 /** Dates become ISO text by themselves; absent members stay absent; bytes never belong into a document. */
 const jsonValue = (_key: string, value: unknown): unknown => (value instanceof Uint8Array ? undefined : value)

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
@@ -7,6 +7,7 @@ import type { RecoveryPoint } from '../repository/repository.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { resolvePoint } from './resolve-point.ts'
+import { restoreOutputs } from './restore-outputs.ts'
 import { formatBytes, formatSeconds } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -41,33 +42,31 @@ export const restoreCommand = verb<Flags>({
     if (!point.pinned)
       output.warning('this host may not write to the repository: the point is safe for the grace of a running gc only')
     const names = reference.disk === undefined ? point.manifest.disks.map(({ name }) => name) : [reference.disk]
-    const outputs = await outputsOf(flags.output ?? '', reference.disk, names, format)
+    for (const name of names) point.disk(name)
+    const outputs = await restoreOutputs({
+      output: flags.output ?? '',
+      disk: reference.disk,
+      names,
+      format,
+      mayExist: flags.force === true || flags.onto === true,
+    })
     const runDir = await mkdtemp(path.join(tmpdir(), 'lifeboat-restore-'))
     try {
       const results: (RestoreResult & { disk: string })[] = []
       for (const disk of names) {
-        const target = outputs.get(disk) ?? ''
+        const target = outputs.ofDisk.get(disk) ?? ''
         results.push({ disk, ...(await restoreOne(invocation, point, disk, target, runDir, { ...flags, format })) })
       }
       printResults(invocation, results)
+    } catch (error) {
+      await outputs.takeBack()
+      throw error
     } finally {
       await rm(runDir, { recursive: true, force: true })
     }
     return undefined
   },
 })
-
-/** A disk's name may hold a '/': as a file it gets a '_' there. */
-async function outputsOf(
-  output: string,
-  disk: string | undefined,
-  names: readonly string[],
-  format: string,
-): Promise<ReadonlyMap<string, string>> {
-  if (disk !== undefined) return new Map([[disk, path.resolve(output)]])
-  await mkdir(output, { recursive: true })
-  return new Map(names.map(name => [name, path.resolve(output, `${name.replaceAll('/', '_')}.${format}`)]))
-}
 
 async function restoreOne(
   invocation: Invocation,

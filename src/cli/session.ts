@@ -12,7 +12,10 @@ export const sessionCommand = verb({
   examples: ['session list', 'session show test --json', '--repo /srv/backup session discard test'],
   async run(invocation, [action = '', name]) {
     if (action === 'list') return print(invocation, await listSessions(invocation.stateDir))
-    if (name === undefined) throw new LifeboatError('usage', `session ${action} needs the name of a session`)
+    if (name === undefined)
+      throw new LifeboatError('usage', `session ${action} needs the name of a session`, {
+        hint: '`lifeboat session list` shows them',
+      })
     if (action === 'show') return print(invocation, [await showSession(invocation.stateDir, name)])
     if (action === 'discard') return discard(invocation, name)
     throw new LifeboatError('usage', `session ${action} is not known`, { hint: 'list, show and discard are' })

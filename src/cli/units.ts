@@ -29,7 +29,8 @@ export function parseBytes(text: string, what: string): number {
     throw new LifeboatError('usage', `${what}: '${text}' is not a size`, { hint: 'write 64KiB, 512M or 2GiB' })
   const power = ' KMGTP'.indexOf((match[2] || ' ').toUpperCase())
   const bytes = Math.round(Number(match[1]) * 1024 ** power)
-  if (!Number.isSafeInteger(bytes)) throw new LifeboatError('usage', `${what}: '${text}' is too large`)
+  if (!Number.isSafeInteger(bytes))
+    throw new LifeboatError('usage', `${what}: '${text}' is too large`, { hint: 'write 64KiB, 512M or 2GiB' })
   return bytes
 }
 

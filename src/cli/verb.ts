@@ -31,6 +31,8 @@ export const verb =
     command.configureOutput({
       writeOut: text => surroundings.stdout.write(text),
       writeErr: text => surroundings.stderr.write(text),
+      // What was wrong with the words is told by main.ts, like every other failure.
+      outputError: () => {},
     })
     const title = definition.examples.length === 1 ? 'Example' : 'Examples'
     command.addHelpText('after', `\n${title}:\n${definition.examples.map(line => `  lifeboat ${line}`).join('\n')}`)

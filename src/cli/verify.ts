@@ -21,9 +21,7 @@ export const verifyCommand = verb<Flags>({
     const { output, signal } = invocation
     if ((words.length === 0) !== (flags.all === true))
       throw new LifeboatError('usage', 'name points, or say --all', { hint: 'for example: lifeboat verify --all' })
-    const samplePercent = Number(flags.sample)
-    if (!(samplePercent >= 0 && samplePercent <= 100))
-      throw new LifeboatError('usage', `--sample ${flags.sample} is no percentage from 0 to 100`)
+    const samplePercent = parsePercent(flags.sample ?? '100')
     await using opened = await invocation.openRepository()
     const { repository } = opened
     const points = flags.all ? [...(await repository.points({ signal }))] : []
@@ -42,6 +40,14 @@ export const verifyCommand = verb<Flags>({
     return result.problems.length === 0 ? exitCode.done : exitCode.integrity
   },
 })
+
+function parsePercent(text: string): number {
+  const percent = /^\d+(?:\.\d+)?%?$/.test(text) ? Number.parseFloat(text) : Number.NaN
+  if (percent >= 0 && percent <= 100) return percent
+  throw new LifeboatError('usage', `--sample '${text}' is no percentage from 0 to 100`, {
+    hint: 'for example --sample 5 for every twentieth chunk',
+  })
+}
 
 function print(output: Output, { points, checked, bytes, problems }: VerifyResult): void {
   for (const { object, kind, message, disks, points: harmed } of problems) {

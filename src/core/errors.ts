@@ -25,6 +25,7 @@ export type ErrorCode =
   | 'session-newer'
   | 'output-failed'
   | 'tool-failed'
+  | 'file-failed'
   // stores
   | 'store-not-found'
   | 'store-unreachable'

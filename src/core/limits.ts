@@ -11,6 +11,8 @@ export const limits = {
   /** Disks to 2^56 in the format; this implementation counts in doubles, which are exact to 2^53 - 1. */
   diskSizeMax: 2 ** 53 - 1,
   disksPerPointMax: 256,
+  /** A reader takes 255 characters; in bytes, the name is also one of an NBD export and, with its ending, nearly one of a file. */
+  diskNameBytesMax: 255,
 
   /** Small enough to upload in one PUT and to buffer, large enough that requests do not dominate. */
   packTargetBytes: 16 * MiB,

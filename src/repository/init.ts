@@ -18,8 +18,11 @@ import { isChunkSize } from './tree-geometry.ts'
 
 export interface InitRequest extends AbortOptions {
   readonly store: ObjectStore
-  /** 'none' makes an unencrypted repository: the caller has said so loudly. */
-  readonly credential: Credential
+  /**
+   * 'none' makes an unencrypted repository: the caller has said so loudly. A function is called when the place was found empty
+   * and writable, so that a refused init makes no key.
+   */
+  readonly credential: Credential | (() => Promise<Credential>)
   readonly chunkSize?: number
   readonly random: Random
   readonly clock: Clock
@@ -39,13 +42,14 @@ const PROBE_PREFIX = 'probe/'
 
 /** Throws 'repository-exists' for a place that holds anything but the remains of an init that never finished. */
 export async function initRepository(request: InitRequest): Promise<InitResult> {
-  const { store, credential, chunkSize = limits.chunkSizeDefault, random, clock, signal } = request
+  const { store, chunkSize = limits.chunkSizeDefault, random, clock, signal } = request
   if (!isChunkSize(chunkSize))
     throw new LifeboatError('usage', `a chunk size of ${chunkSize} bytes is not possible`, {
       hint: 'Use a power of two from 4 KiB to 4 MiB.',
     })
   await refuseNonEmpty(store, { signal })
   const capabilities = await store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
+  const credential = typeof request.credential === 'function' ? await request.credential() : request.credential
 
   const repository = repositoryId(hex(random(16)))
   const domain = domainId(hex(random(8)))
@@ -53,7 +57,7 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
   const repositoryKey = credential.kind === 'none' ? publicRepositoryKey() : random(32)
   const keys = repositoryKeys(repositoryKey, repository)
   const created = clock.now()
-  const slot = await wrap(request, { repository, repositoryKey, created, random })
+  const slot = await wrap(credential, request, { repository, repositoryKey, created, random })
   if (slot) await store.put(slotKey(slot.slot), [encodeKeySlot(slot)], { signal })
   const domainKeys = sealDomainKeys(newDomainKeys(domain, 0, random), withData(keys), random)
   await store.put(domainKeysKey(domain, 0), [domainKeys], { signal })
@@ -64,7 +68,8 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
 }
 
 async function wrap(
-  { credential, scryptCost, signal }: InitRequest,
+  credential: Credential,
+  { scryptCost, signal }: InitRequest,
   request: Parameters<typeof wrapForKeyFile>[1],
 ): Promise<KeySlot | undefined> {
   if (credential.kind === 'file') return wrapForKeyFile(credential.secret, request)

@@ -2,8 +2,9 @@
  * Writes one point by the WRITER's rules (docs/concurrency.md): the lease first, what may be built upon and reused next, then
  * packs, then the manifest, and only a look at the fences after that makes it a point.
  */
-import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
+import { isIntegrityError, isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
 import { forkedRandom } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { sealEnvelope } from '../crypto/envelope.ts'
@@ -51,7 +52,7 @@ export async function beginPoint(outer: WriteContext, request: BeginPoint): Prom
     const checked = new Map<PointId, StoredManifest>()
     for (const point of request.bases) {
       const key = keys.get(point)
-      const stored = key && (await checkBase(context, control, point, key, { signal }))
+      const stored = key && (await checkBase(context, control, point, key, { signal }).catch(passDamaged))
       if (stored && fitsContext(stored.manifest, context)) checked.set(point, stored)
     }
     const follows = await succession(context, control, keys, checked, { signal })
@@ -64,9 +65,26 @@ export async function beginPoint(outer: WriteContext, request: BeginPoint): Prom
   }
 }
 
+/** A base whose manifest is damaged fails like one that is gone: the disk is read whole, and verify reports the damage. */
+function passDamaged(error: unknown): undefined {
+  if (!isIntegrityError(error)) throw error
+}
+
 /** Chunks are shared within one domain and one chunk size. */
 const fitsContext = ({ domain, disks }: Manifest, context: WriteContext): boolean =>
   domain === context.domain.domain && disks.every(disk => disk.chunkSize === context.chunkSize)
+
+/** What a reader would refuse is not written. */
+function refuseName(name: string, disks: number): void {
+  if (name.length === 0 || Buffer.byteLength(name) > limits.diskNameBytesMax || !name.isWellFormed())
+    throw new LifeboatError('usage', `a disk cannot be named '${name.slice(0, 40)}${name.length > 40 ? '...' : ''}'`, {
+      hint: `Give it a name of 1 to ${limits.diskNameBytesMax} bytes.`,
+    })
+  if (disks >= limits.disksPerPointMax)
+    throw new LifeboatError('usage', `a point holds at most ${limits.disksPerPointMax} disks`, {
+      hint: 'Choose disks with --disk, and back the others up under a second name.',
+    })
+}
 
 interface Begun {
   readonly context: WriteContext
@@ -97,6 +115,7 @@ class LeasedPointWriter implements PointWriter {
 
   async disk({ name, size, base, description }: DiskRequest): Promise<DiskWriter> {
     if (this.#state !== 'open') throw new RangeError('the point takes no more disks')
+    refuseName(name, this.#disks.length)
     const { context, packs, lease } = this.#begun
     const writer = new PointDiskWriter(context, packs, {
       name,
@@ -215,8 +234,9 @@ class LeasedPointWriter implements PointWriter {
     try {
       const mark = { who: context.host, when: context.clock.now().toISOString() }
       const manifest = pointKey(request.vm, request.takenAt, request.point)
-      await control.put('fence', fenceKey(lease.id, 'self'), { ...mark, manifest }, { signal })
+      // Without a manifest under way there is nothing that a fence could void, and it would stay for ever.
       if (this.#isManifestSent) {
+        await control.put('fence', fenceKey(lease.id, 'self'), { ...mark, manifest }, { signal })
         const why = `never committed: ${messageOf(reason)}`.slice(0, 1000)
         await control.put('forgotten', forgottenKey(request.point), { ...mark, why, manifest }, { signal })
       }

@@ -37,7 +37,7 @@ export class FolderTree {
     try {
       const status = await this.#files.status(this.#root)
       if (status.kind !== 'folder')
-        throw new LifeboatError('store-failed', `${this.#root} is not a folder`, { hint: MOUNT_HINT })
+        throw new LifeboatError('not-a-repository', `${this.#root} is not a folder`, { hint: MOUNT_HINT })
       if (this.#rootInode !== undefined && this.#rootInode !== status.inode) throw this.#vanished()
       this.#rootInode = status.inode
       return true
