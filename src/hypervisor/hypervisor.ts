@@ -48,6 +48,8 @@ export interface CapturedDisk {
   readonly changes: ChangeSet
   /** The point since which `changes` holds; absent where all must be read. Disks of one VM may differ in it. */
   readonly base?: PointId
+  /** Read of the source already in order to find the changes: by a scan, which reads all that is no hole. */
+  readonly bytesScanned?: number
 }
 
 /** A device that is left out on purpose, named so that nobody believes it is protected. */

@@ -38,6 +38,7 @@ export async function captureByScan(
         image: reader,
         changes,
         ...(base && { base }),
+        bytesScanned: reader.bytesRead,
       },
       async keep() {
         await reader.scan()

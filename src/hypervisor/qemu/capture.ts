@@ -5,7 +5,7 @@
  * a capture, its failure at any step, and the clean-up after a kill are the same code.
  */
 import { rm } from 'node:fs/promises'
-import { isLifeboatError, messageOf } from '../../core/errors.ts'
+import { isLifeboatError, LifeboatError, messageOf } from '../../core/errors.ts'
 import type { AbortOptions } from '../../core/scope.ts'
 import type { Capture, CapturedDisk, CaptureRequest } from '../hypervisor.ts'
 import type { NbdReader } from '../nbd-reader.ts'
@@ -47,6 +47,7 @@ export async function captureVm(settings: QemuSettings, request: CaptureRequest)
   try {
     ending.use(await lockRun(folder.lockFile, what, settings.random))
     const qmp = ending.use(await connect(settings, folder, what, request))
+    refuseOldQemu(qmp)
     const guest = guestOf(settings, qmp)
     await cleanUpAfterKilled(guest, what)
     await mark(qmp, RUN_MARKER + runnerText(await thisRunner()))
@@ -128,6 +129,14 @@ async function connect(
     if (holder && holder.pid !== process.pid && (await isAlive(holder))) throw busy(what, holder)
     throw error
   }
+}
+
+/** 5.2 has exports with ids, the least that a clean end needs. */
+function refuseOldQemu({ version: { major, minor } }: QmpClient): void {
+  if (major > 5 || (major === 5 && minor >= 2)) return
+  throw new LifeboatError('qmp-failed', `QEMU ${major}.${minor} is too old for a capture`, {
+    hint: 'Lifeboat needs QEMU 5.2 or newer, and 7.1 for a capture that can never stop the guest. Or stop the machine and use --image.',
+  })
 }
 
 async function cleanUpAfterKilled(guest: Guest, what: string): Promise<void> {
