@@ -51,7 +51,7 @@ export async function copyDisk(copy: CopyDisk): Promise<{ stats: DiskStats; reas
     plan = { changes: { kind: 'full', reason: 'bitmap-untrue' }, base }
   }
   const { changes } = plan
-  const bytesRead = await copyRanges(copy, changes, target)
+  const bytesRead = (disk.bytesScanned ?? 0) + (await copyRanges(copy, changes, target))
   const reason = changes.kind === 'full' ? changes.reason : undefined
   return { stats: await target.finish({ bytesRead, reason }, { signal: copy.signal }), reason }
 }

@@ -21,6 +21,7 @@ export class ScanningReader implements BlockReader {
   readonly #inner: BlockReader
   readonly #seen: Uint8Array
   readonly #hash: XXHash128
+  #bytesRead = 0
 
   constructor(inner: BlockReader, secret: Uint8Array) {
     this.#inner = inner
@@ -32,8 +33,14 @@ export class ScanningReader implements BlockReader {
     this.#hash = new xxhash.XXHash128(Buffer.from(secret))
   }
 
+  /** Of the disk, by the scan and by others, bytes. */
+  get bytesRead(): number {
+    return this.#bytesRead
+  }
+
   async readInto(target: Uint8Array, offset: number, options?: AbortOptions): Promise<void> {
     await this.#inner.readInto(target, offset, options)
+    this.#bytesRead += target.length
     const end = offset + target.length
     for (let block = Math.ceil(offset / SCAN_BLOCK); ; block++) {
       const at = block * SCAN_BLOCK

@@ -18,7 +18,7 @@ export type PinKind = 'session' | 'export' | 'mount' | 'restore' | 'verify'
 
 /** Figures of one disk in one point, all in bytes. */
 export interface DiskStats {
-  /** Read from the source, without the audit. */
+  /** Read from the source, with the scan that finds changes where there is no bitmap, without the audit. */
   readonly bytesRead: number
   /** Whole chunks whose content differs from the base (or all non-zero ones without a base). */
   readonly bytesChanged: number
@@ -90,6 +90,11 @@ export interface ChunkSpan {
   readonly isPresent: boolean
 }
 
+export interface FetchOptions extends AbortOptions {
+  /** chunkSize bytes for the content of this ref, the caller's again when the fetch has settled. A source may deliver from elsewhere all the same. */
+  readonly targetOf?: (ref: ChunkRef) => Uint8Array
+}
+
 /**
  * The chunks of one disk of one point. Between the tree and the cache: requests for nodes are joined here, and so are
  * neighbouring records of one pack into one ranged GET.
@@ -108,13 +113,13 @@ export interface ChunkSource {
   spans?(first: number, count: number, options?: AbortOptions): AsyncIterable<ChunkSpan>
   /**
    * Fetches and authenticates; `deliver` is called once for each ref, in any order, as soon as it is there, with chunkSize
-   * bytes that the receiver owns. Coalesces refs that lie close together, several GETs in flight. Fails with an integrity
+   * bytes that the receiver owns, in the memory that `targetOf` gives for it or in fresh memory. Coalesces refs that lie close together, several GETs in flight. Fails with an integrity
    * error that names object, chunk and reason after one refetch and after looking for `<pack>.<run>` copies.
    */
   fetch(
     refs: readonly ChunkRef[],
     deliver: (ref: ChunkRef, content: Uint8Array) => void,
-    options?: AbortOptions,
+    options?: FetchOptions,
   ): Promise<void>
   /**
    * 1 where refs[i] holds exactly bytes [i x chunkSize, (i + 1) x chunkSize) of `contents`, told by its keyed id and without a
