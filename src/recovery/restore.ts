@@ -1,4 +1,4 @@
-/** Restores one disk of a point into a file or block device: many chunks under way, each written as it arrives, sparse, whole or not at all. */
+/** Restores one disk of a point into a file or block device: many chunks under way, in order within a batch, sparse, whole or not at all. */
 import { chunkKey } from '../cache/chunk-cache.ts'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
@@ -87,18 +87,33 @@ async function copyChunks(
   const { size, chunkSize } = source
   const total = Math.ceil(size / chunkSize)
   const atOnce = Math.max(1, Math.floor(limits.restoreBatchBytes / chunkSize))
+  const copy: Copy = { source, target, compare: onto, counts, atOnce, buffers: [] }
   let done = 0
   await forEachLimited(
     target.inPlace ? batches(total, atOnce) : presentBatches(source, total, atOnce, { signal }),
     limits.restoreBatchesInFlight,
     async (batch, within) => {
-      await copyBatch(source, target, onto, batch, counts, within)
+      await copyBatch(copy, batch, within)
       done += Math.min(size, (batch.first + batch.count) * chunkSize) - batch.first * chunkSize
       progress?.({ done, size })
     },
     { signal },
   )
   if (done < size) progress?.({ done: size, size })
+}
+
+interface Copy {
+  readonly source: ChunkSource
+  readonly target: RestoreTarget
+  readonly compare: boolean
+  readonly counts: RestoreCounts
+  /** Chunks of a batch. */
+  readonly atOnce: number
+  /**
+   * For one batch each; they are used again, because V8 answers 64 MiB of new buffers with a full collection: with fresh
+   * memory for each chunk, half of a restore's CPU was garbage collection.
+   */
+  readonly buffers: Uint8Array[]
 }
 
 interface Batch {
@@ -132,23 +147,25 @@ interface Wanted {
   readonly indexes: number[]
 }
 
+/** A batch's contents are decoded to where they stand in one buffer, and leave it in as few writes as there are runs. */
 async function copyBatch(
-  source: ChunkSource,
-  target: RestoreTarget,
-  compare: boolean,
+  { source, target, compare, counts, atOnce, buffers }: Copy,
   { first, count }: Batch,
-  counts: RestoreCounts,
   signal: AbortSignal,
 ): Promise<void> {
+  const { chunkSize } = source
   const refs = await source.locate(first, count, { signal })
   const there = target.inPlace ? await readBatch(source, target, first, count) : undefined
   const same = there && compare ? await alreadyThere(source, refs, there) : undefined
-  const writes = new WriteGroup(source, target, counts, signal)
+  const content = buffers.pop() ?? new Uint8Array(Buffer.allocUnsafeSlow(atOnce * chunkSize).buffer)
+  const chunkOf = (bytes: Uint8Array, i: number) => bytes.subarray(i * chunkSize, (i + 1) * chunkSize)
+  const isWritten = new Uint8Array(count)
   const wanted = new Map<string, Wanted>()
   for (const [i, ref] of refs.entries()) {
     if (!ref) {
-      if (there && !isZero(there.subarray(i * source.chunkSize, (i + 1) * source.chunkSize)))
-        writes.add(new Uint8Array(source.chunkSize), first + i)
+      if (!there || isZero(chunkOf(there, i))) continue
+      chunkOf(content, i).fill(0)
+      isWritten[i] = 1
     } else if (!same?.[i]) {
       const key = chunkKey(ref.id)
       const known = wanted.get(key)
@@ -156,16 +173,38 @@ async function copyBatch(
       else wanted.set(key, { ref, indexes: [i] })
     }
   }
-  const fetched = [...wanted.values()].map(({ ref }) => ref)
-  for (const ref of fetched) counts.bytesFetched += ref.length
-  const deliver = (ref: ChunkRef, content: Uint8Array) => {
-    for (const i of wanted.get(chunkKey(ref.id))?.indexes ?? []) {
-      const at = i * source.chunkSize
-      if (!compare || !there || Buffer.compare(there.subarray(at, at + content.length), content) !== 0)
-        writes.add(content, first + i)
+  const indexesOf = new Map<ChunkRef, readonly number[]>()
+  for (const { ref, indexes } of wanted.values()) {
+    indexesOf.set(ref, indexes)
+    counts.bytesFetched += ref.length
+  }
+  const targetOf = (ref: ChunkRef) => chunkOf(content, indexesOf.get(ref)?.[0] ?? 0)
+  const deliver = (ref: ChunkRef, bytes: Uint8Array) => {
+    for (const i of indexesOf.get(ref) ?? []) {
+      const place = chunkOf(content, i)
+      if (place.byteOffset !== bytes.byteOffset || place.buffer !== bytes.buffer) place.set(bytes)
+      if (!compare || !there || Buffer.compare(chunkOf(there, i), bytes) !== 0) isWritten[i] = 1
     }
   }
-  await writes.during(fetched.length === 0 ? undefined : within => source.fetch(fetched, deliver, { signal: within }))
+  if (indexesOf.size > 0) await source.fetch([...indexesOf.keys()], deliver, { signal, targetOf })
+  for (const run of runsOf(isWritten)) {
+    signal.throwIfAborted()
+    const offset = (first + run.first) * chunkSize
+    const end = Math.min(source.size, offset + run.count * chunkSize)
+    await target.write(content.subarray(run.first * chunkSize, run.first * chunkSize + end - offset), offset)
+    counts.bytesWritten += end - offset
+  }
+  // Not after a failure: then it is the garbage collector's, whoever may still write into it.
+  buffers.push(content)
+}
+
+function* runsOf(flags: Uint8Array): Iterable<Batch> {
+  for (let at = flags.indexOf(1); at >= 0; ) {
+    const zero = flags.indexOf(0, at)
+    const end = zero < 0 ? flags.length : zero
+    yield { first: at, count: end - at }
+    at = flags.indexOf(1, end)
+  }
 }
 
 /** What is at the target, whole chunks; past its end and the disk's, zeros. */
@@ -203,48 +242,3 @@ async function alreadyThere(
 
 const isZero = (bytes: Uint8Array): boolean => Buffer.compare(bytes, ZEROS.subarray(0, bytes.length)) === 0
 const ZEROS = new Uint8Array(limits.chunkSizeMax)
-
-/** The writes of one batch. The first that fails ends the fetch that feeds them. */
-class WriteGroup {
-  readonly #source: ChunkSource
-  readonly #target: RestoreTarget
-  readonly #counts: RestoreCounts
-  readonly #failed = new AbortController()
-  readonly #signal: AbortSignal
-  readonly #running = new Set<Promise<void>>()
-
-  constructor(source: ChunkSource, target: RestoreTarget, counts: RestoreCounts, signal: AbortSignal) {
-    this.#source = source
-    this.#target = target
-    this.#counts = counts
-    this.#signal = AbortSignal.any([signal, this.#failed.signal])
-  }
-
-  /** Writes the chunk, clipped to the disk. */
-  add(content: Uint8Array, index: number): void {
-    const offset = index * this.#source.chunkSize
-    const bytes =
-      offset + content.length > this.#source.size ? content.subarray(0, this.#source.size - offset) : content
-    const task: Promise<void> = this.#target.write(bytes, offset).then(
-      () => {
-        this.#counts.bytesWritten += bytes.length
-        this.#running.delete(task)
-      },
-      error => {
-        this.#running.delete(task)
-        this.#failed.abort(error)
-      },
-    )
-    this.#running.add(task)
-  }
-
-  /** Runs `feed`, then waits for every write; no write runs any longer when this settles. */
-  async during(feed: ((signal: AbortSignal) => Promise<void>) | undefined): Promise<void> {
-    try {
-      await feed?.(this.#signal)
-    } finally {
-      while (this.#running.size > 0) await Promise.all(this.#running)
-    }
-    this.#failed.signal.throwIfAborted()
-  }
-}

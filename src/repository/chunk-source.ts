@@ -6,7 +6,7 @@ import { type Harm, withHarm } from './harm.ts'
 import type { Keyring } from './keyring.ts'
 import type { TreeNode } from './node-codec.ts'
 import { presentSpans } from './presence.ts'
-import type { ChunkRef, ChunkSource, ChunkSpan } from './repository.ts'
+import type { ChunkRef, ChunkSource, ChunkSpan, FetchOptions } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
 
 /** What ids are computed with. */
@@ -66,10 +66,10 @@ export class DiskChunks implements ChunkSource {
   async fetch(
     refs: readonly ChunkRef[],
     deliver: (ref: ChunkRef, content: Uint8Array) => void,
-    options: AbortOptions = {},
+    { targetOf, ...options }: FetchOptions = {},
   ): Promise<void> {
     const { domain } = this.tree
-    const request = { kind: 'data', domain, chunkSize: this.chunkSize, checkIds: 'sampled' } as const
+    const request = { kind: 'data', domain, chunkSize: this.chunkSize, checkIds: 'sampled', targetOf } as const
     try {
       await this.#fetcher.fetch(request, refs, deliver, options)
     } catch (error) {

@@ -6,6 +6,7 @@ import type { AbortOptions } from '../core/scope.ts'
 import type { OpenNode, Pipeline } from '../native/pipeline.ts'
 import type { PackKind } from './pack-codec.ts'
 import type { RecordKeys } from './record-keys.ts'
+import type { ChunkRef } from './repository.ts'
 
 export interface RecordRequest {
   readonly kind: PackKind
@@ -14,6 +15,8 @@ export interface RecordRequest {
   readonly chunkSize: number
   /** 'all' recomputes each content id, 'sampled' 1 in 64. Ids of nodes are for the tree reader. */
   readonly checkIds: 'sampled' | 'all'
+  /** Memory for a content, chunkSize bytes; only where ids are sampled. Absent: fresh memory. */
+  readonly targetOf?: (ref: ChunkRef) => Uint8Array
 }
 
 /** Sealed bytes, with what they were sealed for: pack and slot of the origin. */
@@ -23,6 +26,7 @@ export interface SealedRecord {
   readonly slot: number
   readonly id: Uint8Array
   readonly stored: Uint8Array
+  readonly target?: Uint8Array
 }
 
 export interface RecordOpenerOptions {
@@ -70,7 +74,7 @@ export class RecordOpener {
       batch.push({ stored, slot, id, key, aadPrefix })
     }
     if (request.kind === 'meta') return pipeline.openNodes(batch)
-    const targets = newTargets(records.length, request)
+    const targets = targetsOf(records, request)
     await pipeline.openChunks(batch.map((record, n) => ({ ...record, target: targets.chunks[n]! })))
     const results: (Uint8Array | LifeboatError)[] = targets.chunks
     if (request.checkIds === 'all') await this.#checkIds(request, records, targets.whole, results, options)
@@ -115,13 +119,13 @@ export class RecordOpener {
  * Memory for contents, not zeroed: it leaves here only when it has been filled. Each chunk has its own, because its
  * receiver may keep it for long; where all ids are checked it is one piece, which is digested at once.
  */
-function newTargets(count: number, { chunkSize, checkIds }: RecordRequest) {
+function targetsOf(records: readonly SealedRecord[], { chunkSize, checkIds }: RecordRequest) {
   if (checkIds === 'sampled') {
-    const chunks = Array.from({ length: count }, () => new Uint8Array(Buffer.allocUnsafeSlow(chunkSize).buffer))
+    const chunks = records.map(({ target }) => target ?? new Uint8Array(Buffer.allocUnsafeSlow(chunkSize).buffer))
     return { chunks, whole: new Uint8Array(0) }
   }
-  const whole = new Uint8Array(Buffer.allocUnsafeSlow(chunkSize * count).buffer)
-  const chunks = Array.from({ length: count }, (_, n) => whole.subarray(n * chunkSize, (n + 1) * chunkSize))
+  const whole = new Uint8Array(Buffer.allocUnsafeSlow(chunkSize * records.length).buffer)
+  const chunks = records.map((_, n) => whole.subarray(n * chunkSize, (n + 1) * chunkSize))
   return { chunks, whole }
 }
 

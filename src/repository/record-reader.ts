@@ -129,7 +129,8 @@ export class RecordReader {
     if (!bytes) return []
     const sealed = run.records.map(({ ref, pack, slot, offset, length }) => {
       const at = offset - run.offset
-      return { object, pack, slot, id: ref.id, stored: bytes.subarray(at, at + length) }
+      const target = request.targetOf?.(ref)
+      return { object, pack, slot, id: ref.id, stored: bytes.subarray(at, at + length), target }
     })
     const opened = await this.#opener.open(request, sealed, { signal })
     const bad: Placed[] = []
