@@ -146,6 +146,8 @@ for (const [kind, make] of devices) {
     const args = ['--ioengine=nbd', `--uri=${server.uri('vda')}`, '--iodepth=16', '--thread', '--output-format=terse']
     await run(
       'fio',
+      // Its state files would stay in the working folder.
+      '--verify_state_save=0',
       '--name=x',
       ...args,
       '--rw=randwrite',
