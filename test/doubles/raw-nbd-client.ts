@@ -160,8 +160,3 @@ export const errorOf = (reply: RawReply): number =>
     : (reply.type & C.NBD_REPLY_TYPE_ERROR_BIT) !== 0
       ? reply.payload.readUInt32BE(0)
       : 0
-
-export const infoExport = (payload: Buffer): { size: number; flags: number } => ({
-  size: readU64(payload, 2),
-  flags: readU16(payload, 10),
-})
