@@ -66,11 +66,7 @@ export class ScanningReader implements BlockReader {
       async ({ offset, length }, signal) => this.readInto(new Uint8Array(length), offset, { signal }),
       options,
     )
-    // What is left lies in holes.
-    const zeros = Buffer.alloc(SCAN_BLOCK)
-    for (let block = 0; block < this.#seen.length; block++)
-      if (!this.#seen[block])
-        this.#remember(block, zeros.subarray(0, Math.min(SCAN_BLOCK, this.size - block * SCAN_BLOCK)))
+    this.#rememberHoles()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -92,6 +88,21 @@ export class ScanningReader implements BlockReader {
       }
       if (offset < rangeEnd(range)) yield { offset, length: rangeEnd(range) - offset }
     }
+  }
+
+  /** What was not read lies in holes. All whole blocks of zeros have one digest: a terabyte of holes is 16 million blocks. */
+  #rememberHoles(): void {
+    const zeros = Buffer.alloc(SCAN_BLOCK)
+    const whole = Math.floor(this.size / SCAN_BLOCK)
+    let digest: Uint8Array | undefined
+    for (let block = this.#seen.indexOf(0); block >= 0; block = this.#seen.indexOf(0, block + 1))
+      if (block < whole && digest) {
+        this.digests.set(digest, block * DIGEST_BYTES)
+        this.#seen[block] = 1
+      } else {
+        this.#remember(block, zeros.subarray(0, Math.min(SCAN_BLOCK, this.size - block * SCAN_BLOCK)))
+        if (block < whole) digest = this.digests.slice(block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES)
+      }
   }
 
   #remember(block: number, bytes: Buffer): void {
