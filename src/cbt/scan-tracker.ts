@@ -60,10 +60,15 @@ export class ScanningReader implements BlockReader {
     for await (const extent of this.#inner.extents({ offset: 0, length: this.size }, options))
       if (extent.kind === 'data') data.push(extent)
     const ranges = alignRanges(data, SCAN_BLOCK, this.size)
+    const free: Uint8Array[] = []
     await forEachLimited(
       this.#unseen(ranges),
       READS_IN_FLIGHT,
-      async ({ offset, length }, signal) => this.readInto(new Uint8Array(length), offset, { signal }),
+      async ({ offset, length }, signal) => {
+        const buffer = free.pop() ?? new Uint8Array(SCAN_READ)
+        await this.readInto(buffer.subarray(0, length), offset, { signal })
+        free.push(buffer)
+      },
       options,
     )
     this.#rememberHoles()
