@@ -32,6 +32,11 @@ export interface BackupRequest extends AbortOptions {
   /** Chooses the point's id and the audited chunks. */
   readonly random: Random
   readonly kind: 'incremental' | 'full' | { readonly differentialTo: PointId; readonly changedSince: ChangedSince }
+  /**
+   * Builds upon no earlier point, for this reason, with `kind` 'full': whoever shares the trees and chunks of a point shares
+   * their damage. Contents are still looked for in other packs than those that are known to be damaged.
+   */
+  readonly alone?: FullReason
   readonly disks?: readonly string[]
   readonly fleecingDir: string
   readonly progress?: (progress: DiskProgress) => void
@@ -80,7 +85,7 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
   for (const disk of capture.disks) disks.push(await backupDisk(request, writer, disk, watch))
 
   watch.throwIfAborted()
-  const kind = kindOf(request, capture, writer)
+  const kind = kindOf(request, disks)
   await writer.commit(
     { kind, consistency: capture.consistency, ...described(capture.vm), omitted: capture.omitted },
     { signal: request.signal },
@@ -93,7 +98,8 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
   return { point, vm, kind, base, consistency: capture.consistency, seconds, disks, omitted: capture.omitted }
 }
 
-function offeredBases({ kind }: BackupRequest, earlier: readonly PointSummary[]): PointId[] {
+function offeredBases({ kind, alone }: BackupRequest, earlier: readonly PointSummary[]): PointId[] {
+  if (alone) return []
   const bases = earlier
     .slice(-BASES_OFFERED)
     .reverse()
@@ -135,7 +141,8 @@ async function backupDisk(
 ): Promise<DiskResult> {
   const { description } = disk
   try {
-    const { stats, reason } = await copyDisk({ ...request, writer, disk, signal })
+    const read = request.alone ? { ...disk, changes: { kind: 'full', reason: request.alone } as const } : disk
+    const { stats, reason } = await copyDisk({ ...request, writer, disk: read, signal })
     return { name: description.name, size: description.size, ...stats, ...(reason && { reason }) }
   } catch (error) {
     // The read that failed because the view broke says "EINVAL"; the reason of the break says why.
@@ -143,9 +150,9 @@ async function backupDisk(
   }
 }
 
-function kindOf({ kind }: BackupRequest, { disks }: Capture, { bases }: PointWriter): PointKind {
-  const incremental = disks.some(disk => disk.changes.kind === 'incremental' && disk.base && bases.has(disk.base))
-  if (kind === 'full' || !incremental) return 'full'
+/** By what was done, not by what was wanted: where every disk was read whole, for whatever reasons, the point is a full one. */
+function kindOf({ kind }: BackupRequest, disks: readonly DiskResult[]): PointKind {
+  if (kind === 'full' || disks.every(({ reason }) => reason !== undefined)) return 'full'
   return kind === 'incremental' ? 'incremental' : 'differential'
 }
 

@@ -1,13 +1,14 @@
 import path from 'node:path'
 import type { Command } from 'commander'
-import { type BackupResult, backupVm } from '../backup/backup-vm.ts'
-import { LifeboatError } from '../core/errors.ts'
+import { type BackupRequest, type BackupResult, backupVm } from '../backup/backup-vm.ts'
+import { isIntegrityError, LifeboatError, messageOf } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
 import type { Hypervisor } from '../hypervisor/hypervisor.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { changedSince } from './changed-since.ts'
 import { makeFolder } from './host-files.ts'
 import type { Invocation } from './invocation.ts'
+import type { Output } from './output.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { formatBytes, formatSeconds } from './units.ts'
 import { verb } from './verb.ts'
@@ -54,13 +55,14 @@ export const backupCommand = verb<Flags>({
     await using hypervisor = await hypervisorOf(invocation, vm, flags)
     const bar = output.progress()
     try {
-      const result = await backupVm({
+      const result = await overDamage(output, {
         vm,
         hypervisor,
         repository: opened.repository,
         clock: surroundings.clock,
         random: surroundings.random,
         kind: await kindOf(opened.repository, vm, flags, signal),
+        alone: flags.full && (await isDamaged(opened.repository, signal)) ? 'requested' : undefined,
         disks: flags.disk,
         fleecingDir: await fleecingDir(invocation, flags),
         progress: ({ disk, bytesDone, bytesTotal }) => bar.update(bytesDone, bytesTotal, disk),
@@ -75,6 +77,23 @@ export const backupCommand = verb<Flags>({
     return undefined
   },
 })
+
+/** Damage to the points before is no reason not to back up; it is the best reason to. */
+async function overDamage(output: Output, request: BackupRequest): Promise<BackupResult> {
+  try {
+    return await backupVm(request)
+  } catch (error) {
+    if (!isIntegrityError(error) || request.alone || request.signal?.aborted) throw error
+    output.warning(`${messageOf(error)}. The disks are read whole, and nothing is built upon the points before.`)
+    return await backupVm({ ...request, kind: 'full', alone: 'base-gone' })
+  }
+}
+
+/** Whether verify has found damage: a full backup then stores anew what lies in damaged packs. */
+async function isDamaged({ reading }: OpenedRepository, signal: AbortSignal): Promise<boolean> {
+  for await (const _ of reading.control.list('damaged', { signal })) return true
+  return false
+}
 
 const collect = (value: string, before: readonly string[] = []): string[] => [...before, value]
 

@@ -101,14 +101,12 @@ const HELP_HINT = '`lifeboat --help` lists the commands, `lifeboat COMMAND --hel
 
 /** One line of what happened, one of what to do; with --json the same as a document on stdout. */
 function report(error: unknown, { stdout, stderr }: Surroundings, json: boolean): void {
-  const known = isLifeboatError(error)
-  const hint = known ? error.details.hint : undefined
-  const code = known ? error.code : 'internal'
-  if (json)
-    stdout.write(
-      `${JSON.stringify({ error: { code, message: messageOf(error), hint, object: known ? error.details.object : undefined } })}\n`,
-    )
-  stderr.write(`lifeboat: ${messageOf(error)}\n`)
+  const known = isLifeboatError(error) ? error : undefined
+  const { hint, object, point, disk, ranges } = known?.details ?? {}
+  const code = known?.code ?? 'internal'
+  const message = messageOf(error)
+  if (json) stdout.write(`${JSON.stringify({ error: { code, message, hint, object, point, disk, ranges } })}\n`)
+  stderr.write(`lifeboat: ${message}\n`)
   if (hint) stderr.write(`  what to do: ${hint}\n`)
   if (!known && error instanceof Error) stderr.write(`${error.stack}\n`)
 }

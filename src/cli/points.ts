@@ -1,5 +1,10 @@
-import { forEachLimited } from '../core/scope.ts'
-import type { Manifest } from '../repository/repository.ts'
+import { isIntegrityError, isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { type HoldList, listHolds } from '../repository/holds.ts'
+import type { OpenedRepository } from '../repository/open.ts'
+import type { Manifest, PointSummary } from '../repository/repository.ts'
+import { exitCode } from './exit-code.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -8,36 +13,18 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
   description: 'List recovery points.',
   examples: ['--repo /srv/backup points', '--repo /srv/backup points web1 --json'],
   options: command => command.option('--all', 'void and forgotten points too'),
-  async run(invocation, [vm], { all }) {
+  async run(invocation, [vm], { all = false }) {
     const { output, signal } = invocation
     await using opened = await invocation.openRepository()
     const { repository } = opened
-    const summaries = await repository.points({ vm, all, signal })
-    const manifests = new Map<string, Manifest>()
-    // A listing over S3 is one GET a point: 16 at a time make it a matter of seconds for thousands.
-    await forEachLimited(
-      summaries,
-      16,
-      async (point, inner) => {
-        manifests.set(point.id, await repository.manifest(point, { signal: inner }))
-      },
-      { signal },
-    )
-    const points = summaries.map(({ id, vm, takenAt, state }) => {
-      const manifest = manifests.get(id)
-      const disks = manifest?.disks ?? []
-      return {
-        id,
-        vm,
-        takenAt,
-        kind: manifest?.kind,
-        consistency: manifest?.consistency,
-        size: disks.reduce((sum, disk) => sum + disk.size, 0),
-        bytesStored: disks.reduce((sum, disk) => sum + disk.bytesStored, 0),
-        holds: [],
-        state,
-      }
-    })
+    const known = await repository.points({ vm, all: true, signal })
+    if (vm !== undefined && known.length === 0) throw noPointsOf(vm)
+    const summaries = known.filter(({ state }) => all || state === 'committed')
+    const { manifests, failures } = await readManifests(repository, summaries, { signal })
+    const held = await listHolds(repository.reading.control, { signal })
+    const points = summaries
+      .filter(({ id }) => manifests.has(id) || failures.has(id))
+      .map(point => listed(point, manifests.get(point.id), held))
     output.result({ points }, () =>
       points.length === 0
         ? output.line(vm ? `no points of ${vm}` : 'no points yet: make one with lifeboat backup')
@@ -50,7 +37,8 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
               { title: 'CONSISTENCY' },
               { title: 'SIZE', align: 'right' },
               { title: 'STORED', align: 'right' },
-              ...(all ? [{ title: 'STATE' }] : []),
+              { title: 'HOLDS', align: 'right' },
+              { title: 'STATE' },
             ],
             points.map(point => [
               point.id,
@@ -58,12 +46,67 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
               point.takenAt.toISOString().replace(/\.\d+Z$/, 'Z'),
               point.kind ?? '',
               point.consistency ?? '',
-              formatBytes(point.size),
-              formatBytes(point.bytesStored),
-              ...(all ? [point.state] : []),
+              ...(point.kind ? [formatBytes(point.size), formatBytes(point.bytesStored)] : ['', '']),
+              point.holds.length === 0 ? '' : String(point.holds.length),
+              point.state === 'committed' ? '' : point.state,
             ]),
           ),
     )
-    return undefined
+    for (const error of failures.values())
+      output.warning(`${messageOf(error)}: this point is lost, the others are not harmed`)
+    for (const key of held.damaged) output.warning(`${key} does not authenticate: which point it holds is not known`)
+    return failures.size + held.damaged.length === 0 ? exitCode.done : exitCode.integrity
   },
 })
+
+interface Manifests {
+  readonly manifests: ReadonlyMap<string, Manifest>
+  /** Of points whose manifest is damaged. */
+  readonly failures: ReadonlyMap<string, LifeboatError>
+}
+
+/** A listing over S3 is one GET a point: 16 at a time make it a matter of seconds for thousands. */
+async function readManifests(
+  repository: OpenedRepository,
+  summaries: readonly PointSummary[],
+  options: AbortOptions,
+): Promise<Manifests> {
+  const manifests = new Map<string, Manifest>()
+  const failures = new Map<string, LifeboatError>()
+  await forEachLimited(
+    summaries,
+    limits.getsInFlight,
+    async (point, signal) => {
+      try {
+        manifests.set(point.id, await repository.manifest(point, { signal }))
+      } catch (error) {
+        if (isIntegrityError(error)) failures.set(point.id, error)
+        // One that was removed since it was listed is listed no more.
+        else if (!isLifeboatError(error, 'no-such-point')) throw error
+      }
+    },
+    options,
+  )
+  return { manifests, failures }
+}
+
+function listed({ id, vm, takenAt, state }: PointSummary, manifest: Manifest | undefined, { holds }: HoldList) {
+  const disks = manifest?.disks ?? []
+  return {
+    id,
+    vm,
+    takenAt,
+    kind: manifest?.kind,
+    consistency: manifest?.consistency,
+    size: disks.reduce((sum, disk) => sum + disk.size, 0),
+    bytesStored: disks.reduce((sum, disk) => sum + disk.bytesStored, 0),
+    holds: holds.filter(({ point }) => point === id).map(({ id, who, reason }) => ({ id, who, reason })),
+    state: manifest ? state : 'damaged',
+  }
+}
+
+const noPointsOf = (vm: string): LifeboatError =>
+  new LifeboatError('no-such-vm', `there is no point of a VM '${vm.slice(0, 255)}'`, {
+    details: { vm },
+    hint: '`lifeboat points` lists those of all VMs',
+  })

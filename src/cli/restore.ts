@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
 import { type RestoreResult, restoreDisk } from '../recovery/restore.ts'
+import { withHarm } from '../repository/harm.ts'
 import type { RecoveryPoint } from '../repository/repository.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
@@ -91,6 +92,8 @@ async function restoreOne(
       progress: ({ done, size }) => bar.update(done, size, disk),
       signal: invocation.signal,
     })
+  } catch (error) {
+    throw withHarm(error, { point: point.id, disk })
   } finally {
     bar.stop()
   }

@@ -1,4 +1,5 @@
 import { LifeboatError } from '../core/errors.ts'
+import { markDamaged } from '../repository/mark-damaged.ts'
 import { type VerifyResult, verifyPoints } from '../repository/verify.ts'
 import { exitCode } from './exit-code.ts'
 import type { Output } from './output.ts'
@@ -33,6 +34,7 @@ export const verifyCommand = verb<Flags>({
       signal,
       progress: ({ checked, bytes }) => output.options.progress && bar.update(bytes, bytes, `${checked} records`),
     }).finally(() => bar.stop())
+    await markDamaged(repository, result, invocation.surroundings.clock.now(), invocation.host, { signal })
     const problems = result.problems.map(({ disks, ...problem }) => ({ ...problem, ranges: disks }))
     output.result({ points: result.points, checked: result.checked, bytes: result.bytes, problems }, () =>
       print(output, result),
@@ -58,5 +60,5 @@ function print(output: Output, { points, checked, bytes, problems }: VerifyResul
   }
   output.line(`${points} points, ${checked} records (${formatBytes(bytes)}) authenticated, ${problems.length} problems`)
   if (problems.length > 0)
-    output.line('Other points are not harmed. Back the VM up again: what it still holds is stored anew.')
+    output.line('Other points are not harmed. Back the VM up again with --full: what it still holds is stored anew.')
 }

@@ -3,7 +3,6 @@
  * there, so it is not to be believed until `verifyConfig` has returned.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import { LifeboatError } from '../core/errors.ts'
 import { type DomainId, domainId, hex, type RepositoryId, repositoryId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import { badDocument, type ClearDocument, FORMAT, parseDocument } from './clear-document.ts'
@@ -73,16 +72,15 @@ export function parseConfig(bytes: Uint8Array): UnverifiedConfig {
   return { config, keyCheck: document.bytes('keyCheck', CHECK_BYTES), mac, signed }
 }
 
-/** Throws 'key-wrong' where the keys are not those of this repository, 'corrupt-object' where they are and the MAC is wrong. */
+/**
+ * Throws 'corrupt-object'. The keys need no further proof: their slot was sealed for this repository's id, or they are public. So
+ * where they do not fit, `config` has rotted, and telling somebody with the right key to look for another would be a second disaster.
+ */
 export function verifyConfig(unverified: UnverifiedConfig, keys: RepositoryKeys): RepositoryConfig {
   const { config, keyCheck, mac, signed } = unverified
   const keysFit = timingSafeEqual(keyCheck, keys.check.subarray(0, CHECK_BYTES))
   if (keysFit && timingSafeEqual(mac, macOf(signed, keys))) return config
-  if (keysFit || config.encryption === 'none') throw badDocument(OBJECT, 'does not authenticate')
-  throw new LifeboatError('key-wrong', 'The key is not that of this repository', {
-    details: { object: OBJECT, repository: config.repository },
-    hint: 'Use the key file or passphrase that was made when this repository was initialised.',
-  })
+  throw badDocument(OBJECT, 'does not authenticate')
 }
 
 const macOf = (signed: Uint8Array, keys: RepositoryKeys): Uint8Array =>

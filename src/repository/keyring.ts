@@ -4,6 +4,7 @@ import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import type { DomainId } from '../core/ids.ts'
 import { KiB } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import { badDocument } from '../crypto/clear-document.ts'
 import type { UnverifiedConfig } from '../crypto/config-mac.ts'
 import { publicRepositoryKey, repositoryKeys } from '../crypto/derive.ts'
 import { openDomainKeys } from '../crypto/domain-keys.ts'
@@ -97,6 +98,8 @@ export async function unlock(
       return withData(repositoryKeys(await unwrapKeySlot(slot, credential, repository, options), repository))
     } catch (error) {
       if (!isLifeboatError(error, 'key-wrong')) throw error
+      // Its name is a digest of this very key file, so that it is the slot that is wrong.
+      if (credential.kind === 'file') throw badDocument(slotKey(slot.slot), 'does not authenticate')
       failure = error
     }
   throw new LifeboatError(
@@ -104,7 +107,10 @@ export async function unlock(
     `The ${credential.kind === 'file' ? 'key file' : 'passphrase'} does not open ${store.url}`,
     {
       details: { repository },
-      hint: 'Use the key file or passphrase that was made for this repository.',
+      hint:
+        credential.kind === 'file'
+          ? `Use the key file that was made for this repository. If this is the one, its slot is gone: restore ${slotKey(keyFileSlot(credential.secret, repository))} from a copy of the repository.`
+          : 'Use the passphrase that was chosen for this repository, letter by letter. A damaged slot looks the same: `keys/` in a copy of the repository has a good one.',
       cause: failure,
     },
   )

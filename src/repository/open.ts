@@ -51,7 +51,7 @@ export interface OpenedRepository extends Repository {
 /** Throws 'not-a-repository', 'newer-format', 'key-missing', 'key-wrong', or an integrity error that names the object. */
 export async function openRepository(request: OpenRequest): Promise<OpenedRepository> {
   const { store, credential = { kind: 'none' }, signal } = request
-  const unverified = parseConfig(await readConfig(store, { signal }))
+  const unverified = parseConfig(await readConfig(store, request.pinned, { signal }))
   const identity = identityOf(unverified)
   refuseExchanged(identity, request.pinned)
   const { domain } = unverified.config
@@ -68,9 +68,22 @@ export async function openRepository(request: OpenRequest): Promise<OpenedReposi
   return assemble(request, config, identity, ring)
 }
 
-async function readConfig(store: ObjectStore, options: AbortOptions): Promise<Uint8Array> {
+async function readConfig(
+  store: ObjectStore,
+  pinned: RepositoryIdentity | undefined,
+  options: AbortOptions,
+): Promise<Uint8Array> {
   const bytes = await getBounded(store, configKey, limits.controlObjectMax, options)
   if (bytes) return bytes
+  if (pinned)
+    throw new LifeboatError(
+      'missing-object',
+      `${store.url} was repository ${pinned.repository} and has no '${configKey}' now`,
+      {
+        details: { object: configKey },
+        hint: 'Check that its disk is mounted. If it is, restore `config` from a copy of the repository; if the repository was removed, `lifeboat init` makes a new one.',
+      },
+    )
   throw new LifeboatError('not-a-repository', `${store.url} is not a Lifeboat repository: it has no '${configKey}'`, {
     details: { object: configKey },
     hint: 'Check the URL, or make a repository there: `lifeboat init`.',

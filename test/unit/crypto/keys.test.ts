@@ -162,12 +162,12 @@ const config = {
   store: { kind: 'directory' },
 } as const
 
-test('config is believed only with its MAC, and a wrong key is told from damage', () => {
+test('config is believed only with its MAC, and what does not fit keys that a slot has proven is damage', () => {
   const keys = repositoryKeys(repositoryKey, repository)
   const bytes = encodeConfig(config, keys)
   assert.deepEqual(verifyConfig(parseConfig(bytes), keys), config)
   const wrong = repositoryKeys(random(32), repository)
-  assert.throws(() => verifyConfig(parseConfig(bytes), wrong), { code: 'key-wrong' })
+  assert.throws(() => verifyConfig(parseConfig(bytes), wrong), { code: 'corrupt-object' })
   const text = new TextDecoder().decode(bytes)
   const damaged =
     (from: string | RegExp, to: string): (() => unknown) =>
@@ -177,6 +177,7 @@ test('config is believed only with its MAC, and a wrong key is told from damage'
   assert.throws(damaged('directory', 'directorY'), { code: 'corrupt-object' })
   assert.throws(damaged(/..("})$/, '00$1'), { code: 'corrupt-object' })
   assert.throws(damaged(/$/, '\n'), { code: 'corrupt-object' })
+  assert.throws(damaged(/"keyCheck":"../, '"keyCheck":"00'), { code: 'corrupt-object' })
 
   const open = encodeConfig({ ...config, encryption: 'none' }, repositoryKeys(publicRepositoryKey(), repository))
   const rotten = Buffer.from(
