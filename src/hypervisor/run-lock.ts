@@ -2,12 +2,14 @@
  * Who captures a VM: one at a time, told by name. A lock file beside the fleecing images, made by link(2), so that it is there
  * whole or not at all. A process id alone is used again after a restart; with its start time it is not.
  */
+import { createHash } from 'node:crypto'
 import { link, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
 import { hex } from '../core/ids.ts'
 import type { Random } from '../core/random.ts'
+import { oneAtATime } from './one-at-a-time.ts'
 
 export interface Runner {
   readonly host: string
@@ -70,7 +72,7 @@ export async function lockRun(file: string, what: string, random: Random): Promi
       if (await linked(draft, file)) break
       const holder = await readLock(file)
       if (holder && ((await isAlive(holder)) || attempt >= 3)) throw busy(what, holder)
-      await rm(file, { force: true })
+      await removeDead(file)
     }
   } finally {
     await rm(draft, { force: true })
@@ -81,6 +83,17 @@ export async function lockRun(file: string, what: string, random: Random): Promi
       if (holder && runnerText(holder) === own) await rm(file, { force: true })
     },
   }
+}
+
+/**
+ * Removes the lock of an owner that is dead. Of many that found it so, a slow one would else remove the living lock that has
+ * followed: so they look and remove one after the other.
+ */
+export async function removeDead(file: string): Promise<void> {
+  await oneAtATime(createHash('sha256').update(path.resolve(file)).digest('hex'), async () => {
+    const holder = await readLock(file)
+    if (!holder || !(await isAlive(holder))) await rm(file, { force: true })
+  })
 }
 
 async function linked(from: string, to: string): Promise<boolean> {

@@ -7,7 +7,7 @@ import path from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
 import { hex } from '../core/ids.ts'
 import type { Random } from '../core/random.ts'
-import { isAlive, parseRunner, type Runner, runnerText, thisRunner } from '../hypervisor/run-lock.ts'
+import { isAlive, parseRunner, type Runner, removeDead, runnerText, thisRunner } from '../hypervisor/run-lock.ts'
 
 const OWNER = 'owner'
 
@@ -28,7 +28,7 @@ export async function lockSession(folder: string, name: string, random: Random):
     for (let attempt = 0; !(await linked(draft, file)); attempt++) {
       const owner = await ownerOf(folder)
       if (owner || attempt >= 3) throw busy(name, owner)
-      await rm(file, { force: true })
+      await removeDead(file)
     }
   } finally {
     await rm(draft, { force: true })
