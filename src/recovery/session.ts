@@ -73,7 +73,13 @@ export async function createSession(place: SessionPlace, name: string): Promise<
       hint: `Choose another name, resume it, or discard it: lifeboat session discard ${name}`,
     })
   }
-  return own(place, name, folder, undefined)
+  try {
+    return await own(place, name, folder, undefined)
+  } catch (error) {
+    // It never came to be; its name must not be taken.
+    await rm(folder, { recursive: true, force: true })
+    throw error
+  }
 }
 
 /** Throws 'no-such-session', 'session-busy', 'session-damaged', 'session-newer'. */

@@ -184,5 +184,6 @@ test('sockets move to a short folder when the session has a long path, and go wi
   await resumed[Symbol.asyncDispose]()
   await discardSession(long, 'far', async () => {})
   await assert.rejects(stat(far.runDir!), { code: 'ENOENT' })
-  await assert.rejects(createSession({ ...long, runDir: path.join(folder, 'y'.repeat(90)) }, 'no'), { code: 'usage' })
+  for (const _ of ['first', 'again, the name being free'])
+    await assert.rejects(createSession({ ...long, runDir: path.join(folder, 'y'.repeat(90)) }, 'no'), { code: 'usage' })
 })
