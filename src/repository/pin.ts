@@ -56,6 +56,8 @@ export async function placePin(
     if (!resumed) await control.put('pin', key, { counter: 1, ...document }, options)
   } catch (error) {
     if (isLifeboatError(error, 'store-denied')) return undefined
+    // It may have been stored all the same, and a session's would stay for ever.
+    if (document.expiryMs === null) await control.delete([key]).catch(() => {})
     throw error
   }
   let kept = resumed

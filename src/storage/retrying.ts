@@ -19,7 +19,7 @@ export interface RetryEvent {
 export interface RetryOptions {
   readonly clock?: Clock
   readonly random?: Random
-  /** No attempt begins later than this after the first; each attempt is bounded by the store's own time-outs. */
+  /** No attempt begins later than this after the first failure (what waits for --limit-rate has not failed); each attempt is bounded by the store's own time-outs. */
   readonly retryForMs?: number
   readonly firstDelayMs?: number
   readonly delayMaxMs?: number
@@ -34,13 +34,14 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
 
   /** One call's budget: resolves after the pause where another attempt is due, throws `error` where none is. */
   function patience({ signal }: AbortOptions) {
-    const startMs = clock.monotonicMs()
+    let failedMs: number | undefined
     let attempt = 0
     return async (error: unknown): Promise<void> => {
       signal?.throwIfAborted()
       if (!(error instanceof LifeboatError) || error.retry !== 'transient') throw error
+      failedMs ??= clock.monotonicMs()
       const delayMs = jittered(Math.min(delayMaxMs, firstDelayMs * 2 ** attempt), random)
-      if (clock.monotonicMs() - startMs + delayMs > retryForMs) throw error
+      if (clock.monotonicMs() - failedMs + delayMs > retryForMs) throw error
       attempt++
       onRetry({ error, attempt, delayMs })
       await clock.sleep(delayMs, { signal })

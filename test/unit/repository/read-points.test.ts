@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { isLifeboatError } from '../../../src/core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { pointId } from '../../../src/core/ids.ts'
 import { fenceKey, forgottenKey, pinKey } from '../../../src/repository/object-keys.ts'
+import { intercepted } from '../../doubles/intercepted-store.ts'
 import { bytesOf, keysOf, noise, repositoryFixture } from '../../doubles/repository-fixture.ts'
 
 const disks = [{ name: 'vda', size: 100_000, writes: [[0, noise('a', 8192)]] }] as const
@@ -96,6 +97,20 @@ test('a point is pinned while it is open, and the pin goes when it is closed', a
   assert.equal(unpinned.pinned, false)
   assert.deepEqual(keysOf(store, 'pins/'), [])
   await unpinned[Symbol.asyncDispose]()
+})
+
+test("a session's pin that was stored without an answer does not stay for ever", async () => {
+  const { store, open, writePoint } = await repositoryFixture()
+  const summary = await writePoint({ disks })
+  const unanswered = await open(
+    intercepted(store, {
+      after({ verb, key }) {
+        if (verb === 'put' && key.startsWith('pins/')) throw new LifeboatError('store-unreachable', 'no answer')
+      },
+    }),
+  )
+  await assert.rejects(unanswered.openPoint(summary, { pin: 'session' }), { code: 'store-unreachable' })
+  assert.deepEqual(keysOf(store, 'pins/'), [])
 })
 
 test('a pin is refreshed by raising its counter', async () => {

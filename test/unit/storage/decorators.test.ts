@@ -68,6 +68,20 @@ suite('retrying', () => {
     assert.ok(events.length >= 8)
   })
 
+  test('what waited for its rate before the first failure has all of its patience', async () => {
+    const clock = manualClock()
+    const memory = memoryStore({ clock })
+    const failing = faulty(memory, { script: [{ verb: 'put', fault: { kind: 'error' }, nth: 2, times: 3 }], clock })
+    const limited = throttled(failing, { bytesPerSecond: 10, clock })
+    const store = retrying(limited, { clock, random: seededRandom('slow'), retryForMs: 250_000 })
+    const puts = Promise.all([store.put('a', [new Uint8Array(5000)]), store.put('b', [new Uint8Array(10)])])
+    puts.catch(() => undefined)
+    // The second put waits 500 s for its turn, twice as long as an outage is ridden out.
+    assert.ok((await runUntil(clock, puts, 200)) > 490_000)
+    await puts
+    assert.equal((await memory.get('b')).length, 10)
+  })
+
   test('never repeats what will not pass', async () => {
     const { events, store } = setUp([
       { verb: 'put', fault: { kind: 'error', code: 'store-denied', retry: 'permanent' } },
