@@ -22,7 +22,7 @@ export async function* readSegments(
   options: AbortOptions,
 ): AsyncGenerator<Segment> {
   const segmentBytes = Math.max(SEGMENT_BYTES, unit)
-  // Chunks of 4 MiB are read two at a time: that is as many bytes.
+  // Chunks of 4 MiB are read two at a time.
   const readsAhead = Math.min(READS_AHEAD, Math.max(2, Math.floor(BYTES_AHEAD / segmentBytes)))
   const ahead: { segment: Segment; ready: Promise<unknown>; buffer?: Uint8Array }[] = []
   const free: Uint8Array[] = []
