@@ -8,7 +8,7 @@ import { GiB, KiB, MiB } from '../src/core/limits.ts'
 import { seededRandom } from '../src/core/random.ts'
 import { exists, run } from './tools.ts'
 
-const CACHE = process.env.LIFEBOAT_TEST_CACHE ?? path.join(import.meta.dirname, '..', '.cache')
+export const CACHE = process.env.LIFEBOAT_TEST_CACHE ?? path.join(import.meta.dirname, '..', '.cache')
 const BLOCK = 64 * KiB
 const SIZE = 1 * GiB
 const CONTENT_KIB = 740 * KiB

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { systemClock } from '../src/core/clock.ts'
-import { LIFEBOAT } from './process-cost.ts'
+import { LIFEBOAT } from './installed.ts'
 import { run } from './tools.ts'
 
 export interface NbdServerProcess extends AsyncDisposable {

@@ -1,7 +1,7 @@
 /** Runs a command and measures what it cost: CPU of it and its children, wall time, peak memory of the process itself. */
 import { spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import path from 'node:path'
+import { LIFEBOAT } from './installed.ts'
 
 export interface Cost {
   readonly cpuSeconds: number
@@ -9,8 +9,6 @@ export interface Cost {
   readonly peakMiB: number
   readonly stdout: string
 }
-
-export const LIFEBOAT = path.join(import.meta.dirname, '..', 'bin', 'lifeboat.mjs')
 
 export const lifeboat = (argv: readonly string[], environment: Record<string, string> = {}): Promise<Cost> =>
   cost(process.execPath, [LIFEBOAT, ...argv], environment)

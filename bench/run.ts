@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import type { Goal, Row } from './goal.ts'
+import { install } from './installed.ts'
 
 const HERE = import.meta.dirname
 const { values, positionals } = parseArgs({
@@ -14,8 +15,10 @@ const wanted = positionals.map(name => name.toLowerCase())
 const files = (await readdir(HERE)).filter(name => /^(g\d+|sizes).*\.ts$/.test(name)).sort(byNumber)
 await mkdir(path.join(HERE, 'results'), { recursive: true })
 
+await install()
 process.stdout.write('goal, product, peer, ratio, target, verdict\n')
 let failed = false
+const started = performance.now()
 for (const file of files) {
   if (wanted.length > 0 && !wanted.some(name => file.startsWith(`${name}-`) || file === `${name}.ts`)) continue
   const { goal }: { goal: Goal } = await import(path.join(HERE, file))
@@ -40,6 +43,7 @@ for (const file of files) {
     await rm(dir, { recursive: true, force: true })
   }
 }
+process.stderr.write(`${((performance.now() - started) / 60_000).toFixed(1)} minutes\n`)
 process.exitCode = failed ? 1 : 0
 
 function print({ goal, product, peer, ratio, target, verdict, spread }: Row): void {
