@@ -1,6 +1,6 @@
 /** Programs of other projects that the conformance tests run. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
 /** A reason to skip, or false: an option of node:test. CI has all of them and skips none. */
@@ -18,6 +18,15 @@ export const run = (command: string, ...args: readonly string[]): Promise<string
     ),
   )
 
+/**
+ * Between bind and listen the socket file is there and refuses. The kernel's table tells (its fourth column has the flag), and
+ * asking it does not cost the one connection that some servers take.
+ */
+const isListening = (socket: string): boolean =>
+  readFileSync('/proc/net/unix', 'utf8')
+    .split('\n')
+    .some(line => line.endsWith(` ${socket}`) && line.split(/ +/)[3] === '00010000')
+
 /** A server of another project on a socket; ends with the scope. */
 export async function startPeer(socket: string, command: string, ...args: readonly string[]): Promise<AsyncDisposable> {
   const child: ChildProcess = spawn(command, [...args], { stdio: ['ignore', 'ignore', 'pipe'] })
@@ -26,7 +35,7 @@ export async function startPeer(socket: string, command: string, ...args: readon
     stderr += data
   })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
-  while (!existsSync(socket)) {
+  while (!isListening(socket)) {
     if (child.exitCode !== null) throw new Error(`${command} ended: ${stderr}`)
     await new Promise(resolve => setTimeout(resolve, 10))
   }
