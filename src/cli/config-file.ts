@@ -15,10 +15,14 @@ export async function readConfigFile(path: string): Promise<ConfigFile> {
   try {
     document = parse(await readSmallFile(path, CONFIG_FILE_MAX))
   } catch (error) {
-    throw new LifeboatError('usage', `the configuration file ${path} cannot be read: ${messageOf(error)}`, {
-      hint: 'give another with --config, or mend it',
-      cause: error,
-    })
+    throw new LifeboatError(
+      'usage',
+      `the configuration file ${path} cannot be read: ${messageOf(error).split('\n')[0]}`,
+      {
+        hint: 'give another with --config, or mend it',
+        cause: error,
+      },
+    )
   }
   if (document === null || document === undefined) return {}
   if (typeof document !== 'object' || Array.isArray(document))

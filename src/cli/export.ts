@@ -83,7 +83,7 @@ async function servePoint(invocation: Invocation, text: string, listen: ListenAd
     signal,
   })
   if (!running.point.pinned)
-    output.warning('this host may not write to the repository: the point is safe for the grace of a running gc only')
+    output.warning('this host cannot write to the repository: the point is safe for the grace of a running gc only')
   await serveUntilStopped(invocation, running.uris)
 }
 

@@ -85,7 +85,7 @@ export async function run(argv: readonly string[], surroundings: Surroundings): 
 
 /** What a child process or a socket says when Ctrl-C ends it is not what the person wants to hear. */
 const failureOf = (error: unknown, { aborted, reason }: AbortSignal): unknown =>
-  aborted && !isLifeboatError(error) ? reason : explained(error)
+  aborted && (!isLifeboatError(error) || error.code === 'interrupted') ? reason : explained(error)
 
 /** The parser's complaint, with the help that fits. */
 function wrongWords({ code, message }: CommanderError, { commands }: Command, argv: readonly string[]): LifeboatError {

@@ -37,8 +37,14 @@ export async function rememberIdentity(stateDir: string, url: string, identity: 
   try {
     if (await knownIdentity(stateDir, url)) return
     await mkdir(path.dirname(file), { recursive: true, mode: 0o700 })
-    await writeFile(`${file}.${process.pid}`, `${JSON.stringify({ url, ...identity })}\n`, { mode: 0o600 })
-    await rename(`${file}.${process.pid}`, file)
+    const temporary = `${file}.${process.pid}`
+    try {
+      await writeFile(temporary, `${JSON.stringify({ url, ...identity })}\n`, { mode: 0o600 })
+      await rename(temporary, file)
+    } catch (error) {
+      await rm(temporary, { force: true })
+      throw error
+    }
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && READ_ONLY.has(String(error.code)))) throw error
   }

@@ -41,7 +41,7 @@ export const restoreCommand = verb<Flags>({
     const { reference, point: summary } = await resolvePoint(opened.repository, text, { signal })
     await using point = await opened.repository.openPoint(summary, { pin: 'restore', signal })
     if (!point.pinned)
-      output.warning('this host may not write to the repository: the point is safe for the grace of a running gc only')
+      output.warning('this host cannot write to the repository: the point is safe for the grace of a running gc only')
     const names = reference.disk === undefined ? point.manifest.disks.map(({ name }) => name) : [reference.disk]
     for (const name of names) point.disk(name)
     const outputs = await restoreOutputs({

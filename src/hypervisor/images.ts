@@ -97,7 +97,10 @@ async function captureImage(settings: ImageSettings, image: Image, request: Capt
 function select(images: readonly Image[], wanted: readonly string[] | undefined) {
   const names = images.map(({ name }) => name)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw new LifeboatError('usage', `the disk '${twice}' is named twice`)
+  if (twice !== undefined)
+    throw new LifeboatError('usage', `the disk '${twice}' is named twice`, {
+      hint: 'Give each image a name of its own.',
+    })
   const unknown = wanted?.find(name => !names.includes(name))
   if (unknown !== undefined || images.length === 0)
     throw new LifeboatError('no-such-disk', `there is no image '${unknown ?? ''}'`, {

@@ -46,7 +46,10 @@ export async function lookAtOutput({ output, onto, force }: OutputOptions): Prom
     })
   if (found.isFile()) return 'file'
   if (found.isBlockDevice()) return 'block-device'
-  throw new LifeboatError('usage', `${output} is neither a file nor a block device`, { details: { object: output } })
+  throw new LifeboatError('usage', `${output} is neither a file nor a block device`, {
+    details: { object: output },
+    hint: 'Name a file, which may be absent, or a block device.',
+  })
 }
 
 export async function openTarget(options: OutputOptions, size: number): Promise<RestoreTarget> {

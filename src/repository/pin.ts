@@ -41,7 +41,7 @@ const REFRESHES_PER_EXPIRY = 4
 /** A session's pin stays until it is removed: the session may sleep for months. */
 const expiryOf = (kind: PinKind): number | null => (kind === 'session' ? null : limits.pinExpiryMs)
 
-/** Undefined where the store forbids writing: the caller then reads unpinned and says so. */
+/** Undefined where the store forbids writing, or is full: the caller then reads unpinned and says so. */
 export async function placePin(
   { control, clock, random }: PinContext,
   { resume, ...request }: PinRequest,
@@ -55,7 +55,8 @@ export async function placePin(
   try {
     if (!resumed) await control.put('pin', key, { counter: 1, ...document }, options)
   } catch (error) {
-    if (isLifeboatError(error, 'store-denied')) return undefined
+    // A full store must not keep its points from those who need them.
+    if (isLifeboatError(error, 'store-denied') || isLifeboatError(error, 'store-full')) return undefined
     // It may have been stored all the same, and a session's would stay for ever.
     if (document.expiryMs === null) await control.delete([key]).catch(() => {})
     throw error

@@ -75,7 +75,7 @@ export function translateS3Error(error: unknown, call: S3Call): unknown {
   const meaning = BY_NAME.get(name) ?? byStatus(status) ?? byTransport(error)
   return new LifeboatError(
     meaning.code,
-    `${call.verb} ${call.key} in bucket ${call.bucket}: ${describe(error, status)}`,
+    `${call.verb}${call.key === '' ? '' : ` ${call.key}`} in bucket ${call.bucket}: ${describe(error, status)}`,
     {
       retry: meaning.retry,
       details: { object: call.key, status, endpoint: call.endpoint },

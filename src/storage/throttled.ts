@@ -55,6 +55,11 @@ export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectS
     await requests?.take(1, options)
     await bytes?.take(count, options)
   }
+
+  /** What carries no contents does not wait for those of others: whoever gives up removes its lease at once. */
+  async function admitSmall(options?: AbortOptions): Promise<void> {
+    await requests?.take(1, options)
+  }
   return {
     url: inner.url,
     async get(key, range, options) {
@@ -65,7 +70,7 @@ export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectS
       return read
     },
     async head(key, options) {
-      await admit(0, options)
+      await admitSmall(options)
       return inner.head(key, options)
     },
     async put(key, body, options) {
@@ -73,19 +78,19 @@ export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectS
       return inner.put(key, body, options)
     },
     async *list(prefix, options) {
-      await admit(0, options)
+      await admitSmall(options)
       yield* inner.list(prefix, options)
     },
     async delete(keys, options) {
-      await admit(0, options)
+      await admitSmall(options)
       return inner.delete(keys, options)
     },
     async now(options) {
-      await admit(0, options)
+      await admitSmall(options)
       return inner.now(options)
     },
     async probe(prefix, options) {
-      await admit(0, options)
+      await admitSmall(options)
       return inner.probe(prefix, options)
     },
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),

@@ -72,7 +72,7 @@ function refuseUnknown(
     throw new LifeboatError(
       'no-such-disk',
       reason ? `disk '${name}' cannot be captured: it is ${reason}` : `the machine has no disk '${name}'`,
-      { hint: `It has: ${known.join(', ') || 'none that can be captured'}.` },
+      { hint: `It has: ${[...known, ...notSelected(omitted)].join(', ') || 'none that can be captured'}.` },
     )
   }
   if (disks.length === 0)
@@ -80,3 +80,6 @@ function refuseUnknown(
       hint: omitted.map(({ name, reason }) => `${name} is left out: ${reason}`).join('; ') || 'It has no disks at all.',
     })
 }
+
+const notSelected = (omitted: readonly OmittedDisk[]): string[] =>
+  omitted.filter(({ reason }) => reason === 'not-selected').map(({ name }) => name)
