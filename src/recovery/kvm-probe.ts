@@ -3,7 +3,7 @@
  * initialise, and then hang at the first switch of mode. So a firmware of ours is run for a moment: it goes from the reset
  * vector through protected mode to long mode with paging, takes an interrupt there, and leaves through a port.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
@@ -50,6 +50,7 @@ export interface ProbeResult {
 /** Throws 'tool-missing' where there is no QEMU. */
 export async function probeAccelerator(request: ProbeRequest): Promise<ProbeResult> {
   const { accelerator, program, runDir, signal, timeoutMs = limits.kvmProbeMs } = request
+  await mkdir(runDir, { recursive: true, mode: 0o700 })
   const folder = await mkdtemp(path.join(runDir, 'probe-'))
   const late = AbortSignal.timeout(timeoutMs)
   try {

@@ -23,8 +23,9 @@ async function fakeQemu(name: string, line: string): Promise<string> {
 }
 const runsOf = async (file: string) => (await readFile(`${file}.runs`, 'utf8')).split('\n').length - 1
 
-test('the probe runs to 64-bit mode and out again where the accelerator works', async () => {
-  const { works, reason } = await probeAccelerator({ accelerator: 'tcg', program, runDir: folder, timeoutMs: 30_000 })
+test('the probe runs to 64-bit mode and out again where the accelerator works, in a folder that it makes', async () => {
+  const runDir = path.join(folder, 'not', 'there')
+  const { works, reason } = await probeAccelerator({ accelerator: 'tcg', program, runDir, timeoutMs: 30_000 })
   assert.ok(works, reason)
 })
 
