@@ -17,6 +17,8 @@ export interface Column {
 
 /** A bar with an estimate on a terminal, JSON lines where asked for, nothing elsewhere. */
 export interface Progress {
+  /** False where nobody sees it, so that a total that costs requests need not be found out. */
+  readonly isShown: boolean
   update(done: number, total: number, label: string): void
   stop(): void
 }
@@ -77,10 +79,12 @@ export class Output {
   progress(): Progress {
     if (this.options.json && this.options.progress)
       return {
+        isShown: true,
         update: (done, total, label) => this.line(JSON.stringify({ progress: { done, total, label } })),
         stop: () => {},
       }
-    if (this.options.json || this.options.quiet || !this.#stderr.isTTY) return { update: () => {}, stop: () => {} }
+    if (this.options.json || this.options.quiet || !this.#stderr.isTTY)
+      return { isShown: false, update: () => {}, stop: () => {} }
     const bar = new SingleBar(
       {
         format: '{label} {bar} {percentage}% | {done} of {all} | {eta_formatted} left',
@@ -93,6 +97,7 @@ export class Output {
     )
     let started = false
     return {
+      isShown: true,
       update: (done, total, label) => {
         const shown = { label, done: formatBytes(done), all: formatBytes(total) }
         if (!started) bar.start(total, done, shown)

@@ -7,6 +7,7 @@ import type { Manifest, PointSummary } from '../repository/repository.ts'
 import { exitCode } from './exit-code.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
+import { verifiedPoints } from './verified-points.ts'
 
 export const pointsCommand = verb<{ readonly all?: boolean }>({
   syntax: 'points [vm]',
@@ -22,9 +23,10 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
     const summaries = known.filter(({ state }) => all || state === 'committed')
     const { manifests, failures } = await readManifests(repository, summaries, { signal })
     const held = await listHolds(repository.reading.control, { signal })
+    const verified = await verifiedPoints(invocation.stateDir, repository.id)
     const points = summaries
       .filter(({ id }) => manifests.has(id) || failures.has(id))
-      .map(point => listed(point, manifests.get(point.id), held))
+      .map(point => listed(point, manifests.get(point.id), held, verified))
     output.result({ points }, () =>
       points.length === 0
         ? output.line(vm ? `no points of ${vm}` : 'no points yet: make one with lifeboat backup')
@@ -38,6 +40,7 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
               { title: 'SIZE', align: 'right' },
               { title: 'STORED', align: 'right' },
               { title: 'HOLDS', align: 'right' },
+              { title: 'VERIFIED AT' },
               { title: 'STATE' },
             ],
             points.map(point => [
@@ -48,6 +51,7 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
               point.consistency ?? '',
               ...(point.kind ? [formatBytes(point.size), formatBytes(point.bytesStored)] : ['', '']),
               point.holds.length === 0 ? '' : String(point.holds.length),
+              point.verifiedAt?.replace(/\.\d+Z$/, 'Z') ?? '',
               point.state === 'committed' ? '' : point.state,
             ]),
           ),
@@ -90,7 +94,12 @@ async function readManifests(
   return { manifests, failures }
 }
 
-function listed({ id, vm, takenAt, state }: PointSummary, manifest: Manifest | undefined, { holds }: HoldList) {
+function listed(
+  { id, vm, takenAt, state }: PointSummary,
+  manifest: Manifest | undefined,
+  { holds }: HoldList,
+  verified: ReadonlyMap<string, string>,
+) {
   const disks = manifest?.disks ?? []
   return {
     id,
@@ -101,6 +110,7 @@ function listed({ id, vm, takenAt, state }: PointSummary, manifest: Manifest | u
     size: disks.reduce((sum, disk) => sum + disk.size, 0),
     bytesStored: disks.reduce((sum, disk) => sum + disk.bytesStored, 0),
     holds: holds.filter(({ point }) => point === id).map(({ id, who, reason }) => ({ id, who, reason })),
+    verifiedAt: verified.get(id) ?? null,
     state: manifest ? state : 'damaged',
   }
 }

@@ -1,11 +1,14 @@
 import { LifeboatError } from '../core/errors.ts'
+import type { AbortOptions } from '../core/scope.ts'
 import { markDamaged } from '../repository/mark-damaged.ts'
+import type { Repository } from '../repository/repository.ts'
 import { type VerifyResult, verifyPoints } from '../repository/verify.ts'
 import { exitCode } from './exit-code.ts'
 import type { Output } from './output.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
+import { rememberVerified } from './verified-points.ts'
 
 interface Flags {
   readonly all?: boolean
@@ -28,13 +31,20 @@ export const verifyCommand = verb<Flags>({
     const points = flags.all ? [...(await repository.points({ signal }))] : []
     for (const text of words) points.push((await resolvePoint(repository, text, { signal })).point)
     const bar = output.progress()
+    const total = bar.isShown ? await storedBytes(repository, { signal }) : 0
     const result = await verifyPoints(repository, {
       points,
       samplePercent,
       signal,
-      progress: ({ checked, bytes }) => output.options.progress && bar.update(bytes, bytes, `${checked} records`),
+      progress: ({ checked, bytes }) => bar.update(bytes, Math.max(bytes, total), `${checked} records`),
     }).finally(() => bar.stop())
     await markDamaged(repository, result, invocation.surroundings.clock.now(), invocation.host, { signal })
+    if (samplePercent === 100) {
+      const harmed = result.problems.flatMap(problem => problem.points)
+      const sound = points.map(({ id }) => id).filter(id => !harmed.includes(id))
+      const now = invocation.surroundings.clock.now()
+      await rememberVerified(invocation.stateDir, repository.id, { sound, harmed, now }, text => output.warning(text))
+    }
     const problems = result.problems.map(({ disks, ...problem }) => ({ ...problem, ranges: disks }))
     output.result({ points: result.points, checked: result.checked, bytes: result.bytes, problems }, () =>
       print(output, result),
@@ -42,6 +52,13 @@ export const verifyCommand = verb<Flags>({
     return result.problems.length === 0 ? exitCode.done : exitCode.integrity
   },
 })
+
+/** All packs: the most that there is to read. Points share them, so chosen points end before the bar does. */
+async function storedBytes({ store }: Repository, options: AbortOptions): Promise<number> {
+  let bytes = 0
+  for (const prefix of ['packs/', 'meta/']) for await (const { size } of store.list(prefix, options)) bytes += size
+  return bytes
+}
 
 function parsePercent(text: string): number {
   const percent = /^\d+(?:\.\d+)?%?$/.test(text) ? Number.parseFloat(text) : Number.NaN
