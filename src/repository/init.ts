@@ -19,8 +19,8 @@ import { isChunkSize } from './tree-geometry.ts'
 export interface InitRequest extends AbortOptions {
   readonly store: ObjectStore
   /**
-   * 'none' makes an unencrypted repository: the caller has said so loudly. A function is called when the place was found empty
-   * and writable, so that a refused init makes no key.
+   * 'none' makes an unencrypted repository: the caller has said so loudly. A function is called when the place was found empty,
+   * so that a refused init makes no key, and before anything is written there.
    */
   readonly credential: Credential | (() => Promise<Credential>)
   readonly chunkSize?: number
@@ -48,8 +48,8 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
       hint: 'Use a power of two from 4 KiB to 4 MiB.',
     })
   await refuseNonEmpty(store, { signal })
-  const capabilities = await store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
   const credential = typeof request.credential === 'function' ? await request.credential() : request.credential
+  const capabilities = await store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
 
   const repository = repositoryId(hex(random(16)))
   const domain = domainId(hex(random(8)))

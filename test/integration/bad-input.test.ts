@@ -1,6 +1,6 @@
 /** Bad words, wrong keys, absent places: each is refused with what to do and the right exit code, and leaves everything as it was. */
 import assert from 'node:assert/strict'
-import { mkdir, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { LifeboatError } from '../../src/core/errors.ts'
@@ -106,6 +106,14 @@ describe('bad input', { timeout: 120_000 }, () => {
       exit: 1,
       code: 'store-unreachable',
     })
+    await using fake = await startS3Fake({
+      faults: [
+        { operation: 'PutObject', key: /\/keys\//, fault: { kind: 'error', status: 507, code: 'InsufficientStorage' } },
+      ],
+    })
+    small.cli.environment.AWS_ACCESS_KEY_ID = fake.credentials.accessKeyId
+    small.cli.environment.AWS_SECRET_ACCESS_KEY = fake.credentials.secretAccessKey
+    await untouched(init(`s3://test/x?endpoint=${fake.endpoint}`), { exit: 1, code: 'store-full' })
     await untouched(`--repo ${at('new')} init`, { ...usage, message: /needs a key/ })
     await untouched(`--repo ${at('new')} --key-file ${at('no', 'folder', 'key')} init`, usage)
   })
@@ -325,6 +333,7 @@ describe('bad input', { timeout: 120_000 }, () => {
     const { environment } = small.cli
     environment.LIFEBOAT_STATE_DIR = at('tight', 'state')
     done(await small.cli.json(ours('points')))
+    assert.deepEqual(await readdir(at('tight', 'state', 'repositories')), [])
     refused(await small.cli.json(ours(`backup web1 --image vda=${small.image}`)), noRoom)
     environment.LIFEBOAT_STATE_DIR = at('state')
   })
