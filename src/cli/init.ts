@@ -20,8 +20,8 @@ export const initCommand = verb<Flags>({
   syntax: 'init',
   description: 'Make a repository in an empty folder or bucket prefix.',
   examples: [
-    '--repo /srv/backup --key-file /root/lifeboat.key init',
-    "--repo 's3://backups/site1?endpoint=http://127.0.0.1:7480&path-style=true' --key-file /root/lifeboat.key init",
+    '--repo /srv/backup --key-file /etc/lifeboat/key init',
+    "--repo 's3://backups/site1?endpoint=http://127.0.0.1:7480&path-style=true' --key-file /etc/lifeboat/key init",
   ],
   options: command =>
     command
