@@ -17,7 +17,8 @@ for (const { optionalDependencies = {}, dev } of Object.values(lock.packages))
     if (lock.packages[place]) continue
     const [, os] = OS.exec(name) ?? []
     const [, cpu] = CPU.exec(name.slice(name.indexOf('/'))) ?? []
-    if (!os || !cpu || !/^\d/.test(version)) throw new Error(`${name}@${version} is missing and is for no platform known here`)
+    if (!os || !cpu || !/^\d/.test(version))
+      throw new Error(`${name}@${version} is missing and is for no platform known here`)
     const libc = os !== 'linux' ? {} : { libc: [name.includes('musl') ? 'musl' : 'glibc'] }
     missing[place] = { version, cpu: [cpu], ...(dev ? { dev: true } : {}), ...libc, optional: true, os: [os] }
   }

@@ -9,8 +9,6 @@ import {
   parseReply,
   putRequest,
   type ReplyHeader,
-  readU16,
-  readU64,
   replyHeaderBytes,
   requestHeaderBytes,
 } from '../../src/nbd/wire.ts'

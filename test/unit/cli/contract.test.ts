@@ -19,7 +19,9 @@ async function errorCodes(): Promise<string[]> {
 async function verbs(): Promise<{ name: string; help: string; flags: string[] }[]> {
   await using cli = commandLine()
   const { stdout } = await cli.run('--help')
-  const names = [...(/\nCommands:\n([\s\S]*?)\n\n/.exec(stdout)?.[1] ?? '').matchAll(/^ {2}([a-z]+)/gm)].map(([, name = '']) => name)
+  const names = [...(/\nCommands:\n([\s\S]*?)\n\n/.exec(stdout)?.[1] ?? '').matchAll(/^ {2}([a-z]+)/gm)].map(
+    ([, name = '']) => name,
+  )
   return await Promise.all(
     names
       .filter(name => name !== 'help')
