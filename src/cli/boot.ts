@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { mkdir, open } from 'node:fs/promises'
+import { mkdir, open, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
@@ -60,7 +60,7 @@ export const bootCommand = verb<Flags>({
       repository: opened.repository,
       point,
       session,
-      resume: await isStopped(invocation, session),
+      resume: await isThere(invocation, session),
       exporter: nbdExporter(surroundings.clock, output),
       cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
       stateDir: invocation.stateDir,
@@ -82,7 +82,8 @@ export const bootCommand = verb<Flags>({
   },
 })
 
-async function isStopped({ stateDir }: Invocation, name: string): Promise<boolean> {
+/** One that is there goes on; whether it may (it may be running) is found out when it is opened. */
+async function isThere({ stateDir }: Invocation, name: string): Promise<boolean> {
   const { listSessions } = await import('../recovery/session.ts')
   return (await listSessions(stateDir)).some(session => session.name === name)
 }
@@ -153,6 +154,7 @@ async function detach(invocation: Invocation, flags: Flags): Promise<number> {
     stdio: ['ignore', 'pipe', log.fd],
   })
   const { stdout } = child
+  const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
   const line = await new Promise<string | undefined>((resolve, reject) => {
     let text = ''
     stdout?.on('data', (part: Buffer) => {
@@ -163,8 +165,12 @@ async function detach(invocation: Invocation, flags: Flags): Promise<number> {
     child.on('error', reject).on('close', () => resolve(undefined))
   })
   const answer: unknown = line === undefined ? undefined : JSON.parse(line)
-  if (typeof answer !== 'object' || answer === null || 'error' in answer)
-    throw new LifeboatError('internal', `the VM did not start: see ${file}`, { details: { object: file, answer } })
+  if (typeof answer !== 'object' || answer === null || 'error' in answer) {
+    const code = await ended
+    output.result(answer ?? { error: { code: 'internal', message: `it ended with ${code}` } }, () => {})
+    output.error(`the VM did not start; what was said is in ${file}:\n${(await readFile(file, 'utf8')).slice(-2000)}`)
+    return code ?? exitCode.failed
+  }
   stdout?.destroy()
   child.unref()
   output.result(answer, () => output.line(`session ${session} runs by itself; its messages are in ${file}`))
