@@ -5,6 +5,8 @@ import path from 'node:path'
 export interface Watched {
   readonly qmp: string
   readonly guestAgent?: string
+  /** The capturing process, as its marker in QEMU names it. */
+  readonly runner: string
 }
 
 /** Somebody outside this process who cleans up should it die. Disposed when there is nothing left to clean up. */

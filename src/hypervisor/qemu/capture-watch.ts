@@ -17,14 +17,14 @@ import { connectQmp } from './qmp.ts'
 
 const log = (message: string) => console.error(`lifeboat: ${message}`)
 
-async function takeOut({ qmp: socket, guestAgent: agentSocket }: Watched): Promise<void> {
+async function takeOut({ qmp: socket, guestAgent: agentSocket, runner }: Watched): Promise<void> {
   await using qmp = await connectQmp({ socket, clock: systemClock })
   const agent =
     agentSocket === undefined
       ? undefined
       : guestAgent({ socket: agentSocket, clock: systemClock, random: systemRandom })
   // A later run that is quicker than we has cleaned up already, and is alive.
-  await refuseWhileCaptured(qmp, 'the machine')
+  await refuseWhileCaptured(qmp, 'the machine', runner)
   const images = await removeOurs({ qmp, agent, clock: systemClock, log })
   for (const image of images) if (isFleecingImage(image)) await rm(image, { force: true })
   await removeRunMarkers(qmp)

@@ -50,9 +50,10 @@ export async function captureVm(settings: QemuSettings, request: CaptureRequest)
     refuseOldQemu(qmp)
     const guest = guestOf(settings, qmp)
     await cleanUpAfterKilled(guest, what)
-    await mark(qmp, RUN_MARKER + runnerText(await thisRunner()))
+    const runner = runnerText(await thisRunner())
+    await mark(qmp, RUN_MARKER + runner)
     const { guard = guardByProcess, log = () => {} } = settings
-    ending.use(guard({ qmp: settings.qmp, guestAgent: settings.guestAgent }, log))
+    ending.use(guard({ qmp: settings.qmp, guestAgent: settings.guestAgent, runner }, log))
     ending.defer(() => removeFolder(folder))
     let checkpoint:
       | { repository: CaptureRequest['repository']; point: CaptureRequest['point']; nodes: string[] }

@@ -11,9 +11,13 @@ import { asList, asObject, optionalObject, optionalText, textOf } from './json.t
 import { HOLD_MARKER, NBD_MARKER, queryMarkers, RUN_MARKER, unmark } from './markers.ts'
 import type { QmpClient } from './qmp.ts'
 
-/** Throws 'vm-busy' where the run whose marker is found is alive: QEMU may have several QMP sockets. */
-export async function refuseWhileCaptured(qmp: QmpClient, what: string): Promise<void> {
+/**
+ * Throws 'vm-busy' where the run whose marker is found is alive: QEMU may have several QMP sockets. `dead` names one (as its
+ * marker does) that is known to be: a process that is being killed closes its files before it stops being seen.
+ */
+export async function refuseWhileCaptured(qmp: QmpClient, what: string, dead?: string): Promise<void> {
   for (const marker of await queryMarkers(qmp)) {
+    if (marker === RUN_MARKER + dead) continue
     const runner = marker.startsWith(RUN_MARKER) ? parseRunner(marker.slice(RUN_MARKER.length)) : undefined
     if (runner && (await isAlive(runner))) throw busy(what, runner)
   }
