@@ -56,7 +56,11 @@ export async function run(argv: readonly string[], surroundings: Surroundings): 
     .option('--progress', 'with --json: progress as JSON lines')
     .option('--quiet', 'no messages but errors and warnings')
     .option('--config <file>', 'configuration file (LIFEBOAT_CONFIG)')
-    .option('--lease-expiry <duration>', 'for tests: when a writer counts as dead, at least 5s', undefined)
+    .option(
+      '--lease-expiry <duration>',
+      'when a writer that is not heard of counts as dead (1h, at least 5s)',
+      undefined,
+    )
     .option('--retry-for <duration>', 'how long a store outage is ridden out (60s)')
     .configureOutput({
       writeOut: text => surroundings.stdout.write(text),
