@@ -1,3 +1,4 @@
+import { stat } from 'node:fs/promises'
 import { LifeboatError } from '../core/errors.ts'
 import { discardSession, listSessions, type SessionSummary, showSession } from '../recovery/session.ts'
 import type { Invocation } from './invocation.ts'
@@ -22,7 +23,23 @@ export const sessionCommand = verb({
   },
 })
 
-function print({ output }: Invocation, summaries: readonly SessionSummary[]): undefined {
+/** What the overlays take on the disk: the guest's writes and some hundred KiB of qcow2's own. A file that is gone takes nothing. */
+async function overlayBytes({ session }: SessionSummary): Promise<number> {
+  const files = (session?.disks ?? []).flatMap(({ overlay }) => overlay?.path ?? [])
+  const sizes = await Promise.all(
+    files.map(file =>
+      stat(file).then(
+        ({ blocks }) => blocks * 512,
+        () => 0,
+      ),
+    ),
+  )
+  return sizes.reduce((total, size) => total + size, 0)
+}
+
+async function print({ output }: Invocation, summaries: readonly SessionSummary[]): Promise<undefined> {
+  const written = new Map<string, number>()
+  for (const summary of summaries) written.set(summary.name, await overlayBytes(summary))
   const sessions = summaries.map(({ name, state, session, problem }) => ({
     name,
     state,
@@ -35,7 +52,7 @@ function print({ output }: Invocation, summaries: readonly SessionSummary[]): un
     bytesFetched: session?.figures.bytesFetched ?? 0,
     cacheHits: session?.figures.cacheHits ?? 0,
     secondsToFirstRead: session?.figures.secondsToFirstRead,
-    bytesWritten: session?.figures.bytesWritten ?? 0,
+    bytesWritten: written.get(name) ?? 0,
     created: session?.created,
     disks: session?.disks,
   }))
@@ -49,6 +66,7 @@ function print({ output }: Invocation, summaries: readonly SessionSummary[]): un
             { title: 'POINT' },
             { title: 'READ', align: 'right' },
             { title: 'FETCHED', align: 'right' },
+            { title: 'WRITTEN', align: 'right' },
             { title: 'CREATED' },
           ],
           sessions.map(session => [
@@ -57,6 +75,7 @@ function print({ output }: Invocation, summaries: readonly SessionSummary[]): un
             session.point ?? '',
             formatBytes(session.bytesRead),
             formatBytes(session.bytesFetched),
+            formatBytes(session.bytesWritten),
             session.created ?? '',
           ]),
         ),

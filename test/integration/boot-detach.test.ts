@@ -13,6 +13,8 @@ const LIFEBOAT = path.join(import.meta.dirname, '../../bin/lifeboat.mjs')
 interface Session {
   readonly name: string
   readonly state: string
+  readonly bytesRead: number
+  readonly bytesWritten: number
 }
 
 test('boot --detach returns at the first read and leaves the VM to its session; a start that fails says why', {
@@ -45,6 +47,8 @@ test('boot --detach returns at the first read and leaves the VM to its session; 
       (await sessions()).map(({ name, state }) => ({ name, state })),
       [{ name: 'left', state: 'running' }],
     )
+    const [left] = await sessions()
+    assert.ok((left?.bytesWritten ?? 0) > 0, 'what the overlay takes is told')
     const again = await lifeboat('boot', 'vm@latest', '--detach', '--session', 'left', '--accel', 'tcg')
     assert.notEqual(again.code, 0)
     assert.equal(again.json.error.code, 'session-busy')
