@@ -49,11 +49,17 @@ export function parseRunner(text: string): Runner | undefined {
   return match ? { host: match[1]!, pid: Number(match[2]), start: Number(match[3]) } : undefined
 }
 
-export const busy = (what: string, { host, pid }: Runner): LifeboatError =>
-  new LifeboatError('vm-busy', `${what} is being backed up by process ${pid} on ${host}`, {
-    details: { host, pid },
-    hint: `Wait for it to end, or stop it (kill -TERM ${pid}); it then removes what it put into the machine.`,
-  })
+export const busy = (what: string, runner: Runner | undefined): LifeboatError =>
+  new LifeboatError(
+    'vm-busy',
+    `${what} is being backed up by ${runner ? `process ${runner.pid} on ${runner.host}` : 'another process'}`,
+    {
+      details: { host: runner?.host, pid: runner?.pid },
+      hint: runner
+        ? `Wait for it to end, or stop it (kill -TERM ${runner.pid}); it then removes what it put into the machine.`
+        : 'Try again.',
+    },
+  )
 
 export async function readLock(file: string): Promise<Runner | undefined> {
   try {
@@ -65,15 +71,26 @@ export async function readLock(file: string): Promise<Runner | undefined> {
 
 /** Throws 'vm-busy' where a living process holds it. A dead one's lock is taken over. */
 export async function lockRun(file: string, what: string, random: Random): Promise<AsyncDisposable> {
+  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 })
+  return await lockFile(file, random, holder => busy(what, holder))
+}
+
+/**
+ * Takes the lock `file`, whose folder exists, for this process until it is disposed. Throws what `refuse` gives where a living
+ * process holds it, or where others were quicker again and again; the holder is then whoever was seen last.
+ */
+export async function lockFile(
+  file: string,
+  random: Random,
+  refuse: (holder: Runner | undefined) => LifeboatError,
+): Promise<AsyncDisposable> {
   const own = runnerText(await thisRunner())
   const draft = `${file}.${hex(random(4))}`
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 })
-  await writeFile(draft, `${own}\n`, { mode: 0o600 })
   try {
-    for (let attempt = 0; ; attempt++) {
-      if (await linked(draft, file)) break
+    await writeFile(draft, `${own}\n`, { mode: 0o600 })
+    for (let attempt = 0; !(await linked(draft, file)); attempt++) {
       const holder = await readLock(file)
-      if (holder && ((await isAlive(holder)) || attempt >= 3)) throw busy(what, holder)
+      if ((holder && (await isAlive(holder))) || attempt >= TAKE_OVER_TRIES) throw refuse(holder)
       await removeDead(file)
     }
   } finally {
@@ -86,6 +103,9 @@ export async function lockRun(file: string, what: string, random: Random): Promi
     },
   }
 }
+
+/** Each costs the life of another process that held the lock in between. */
+const TAKE_OVER_TRIES = 3
 
 /**
  * Removes the lock of an owner that is dead. Of many that found it so, a slow one would else remove the living lock that has

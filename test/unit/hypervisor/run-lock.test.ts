@@ -6,6 +6,7 @@ import path from 'node:path'
 import { after, test } from 'node:test'
 import { systemRandom } from '../../../src/core/random.ts'
 import { lockRun, removeDead, runnerText, thisRunner } from '../../../src/hypervisor/run-lock.ts'
+import { smallDisk } from '../../doubles/command-line.ts'
 
 const dir = await mkdtemp(path.join(tmpdir(), 'lifeboat-lock-'))
 after(() => rm(dir, { recursive: true, force: true }))
@@ -48,5 +49,19 @@ test('of many that find a dead lock at once, one gets it', async () => {
     assert.equal(winners.length, 1)
     for (const outcome of outcomes) if (outcome.status === 'fulfilled') await outcome.value[Symbol.asyncDispose]()
     assert.deepEqual(await readdir(dir), [])
+  }
+})
+
+test('a lock that a full disk refuses leaves nothing behind', async t => {
+  const full = await mkdtemp(path.join(tmpdir(), 'lifeboat-lock-full-'))
+  const disk = smallDisk(full, 4096)
+  if (!disk) return t.skip('mounting a tmpfs takes root')
+  try {
+    await writeFile(path.join(full, 'filler'), new Uint8Array(4096))
+    await assert.rejects(lockRun(path.join(full, 'a.lock'), 'the machine', systemRandom), { code: 'ENOSPC' })
+    assert.deepEqual(await readdir(full), ['filler'])
+  } finally {
+    await disk[Symbol.asyncDispose]()
+    await rm(full, { recursive: true, force: true })
   }
 })
