@@ -23,6 +23,9 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'qmp-unreachable',
   'tool-missing',
   'store-bucket-missing',
+  'store-unsuitable',
+  'last-key',
+  'key-unavailable',
 ])
 
 export function exitCodeOf(error: unknown): number {

@@ -20,6 +20,9 @@ export type ErrorCode =
   | 'tool-missing'
   | 'session-exists'
   | 'session-busy'
+  | 'last-key'
+  | 'key-unavailable'
+  | 'store-unsuitable'
   // sessions and outputs on this host
   | 'session-damaged'
   | 'session-newer'
@@ -35,15 +38,21 @@ export type ErrorCode =
   | 'store-bucket-missing'
   | 'store-failed'
   | 'store-conflict'
+  | 'store-locked'
   // integrity: exit code 4
   | 'corrupt-object'
   | 'missing-object'
   | 'absurd-object'
+  | 'hidden-object'
+  | 'rolled-back'
   // protocol between hosts
   | 'not-committed'
   | 'point-forgotten'
   | 'lease-lost'
   | 'vm-busy'
+  | 'point-protected'
+  | 'clock-skew'
+  | 'gc-stopped'
   // capture
   | 'qmp-failed'
   | 'guest-gone'
@@ -87,7 +96,13 @@ export class LifeboatError extends Error {
 export const isLifeboatError = (error: unknown, code?: ErrorCode): error is LifeboatError =>
   error instanceof LifeboatError && (code === undefined || error.code === code)
 
-const INTEGRITY: ReadonlySet<ErrorCode> = new Set(['corrupt-object', 'missing-object', 'absurd-object'])
+const INTEGRITY: ReadonlySet<ErrorCode> = new Set([
+  'corrupt-object',
+  'missing-object',
+  'absurd-object',
+  'hidden-object',
+  'rolled-back',
+])
 
 /** True where stored bytes are wrong, missing or nonsensical: fail closed, never retry past one refetch. */
 export const isIntegrityError = (error: unknown): error is LifeboatError =>

@@ -32,6 +32,8 @@ export const limits = {
   /** config, keys, leases, pins and marks are small JSON documents. */
   controlObjectMax: 1 * MiB,
   indexObjectMax: 64 * MiB,
+  /** The record of a GC run and the ledger of a renewal: about a million object keys. A run that has more to remove takes the rest next time. */
+  runRecordMax: 64 * MiB,
 
   scryptLogNMax: 20,
   scryptLogNDefault: 17,

@@ -46,3 +46,6 @@ export type EnvelopeKind =
   | 'fence'
   | 'gc'
   | 'damaged'
+  | 'audit'
+  | 'policy'
+  | 'lock-ledger'

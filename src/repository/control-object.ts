@@ -11,7 +11,7 @@ import type { EnvelopeKind, RepositoryKeys } from '../crypto/keys.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { JsonFields, type JsonObject, parseJsonObject } from './json-fields.ts'
 
-export type ControlKind = Extract<EnvelopeKind, 'lease' | 'pin' | 'hold' | 'forgotten' | 'fence' | 'gc' | 'damaged'>
+export type ControlKind = Exclude<EnvelopeKind, 'domain-metadata' | 'domain-data' | 'manifest' | 'index'>
 
 const FOLDERS: Readonly<Record<ControlKind, string>> = {
   lease: 'leases/',
@@ -21,7 +21,14 @@ const FOLDERS: Readonly<Record<ControlKind, string>> = {
   fence: 'fences/',
   gc: 'gc/',
   damaged: 'damaged/',
+  audit: 'audit/',
+  policy: 'policies/',
+  'lock-ledger': 'locks/',
 }
+
+/** A run may condemn a good part of all packs, and a ledger name all that it extended. */
+const maxBytesOf = (kind: ControlKind): number =>
+  kind === 'gc' || kind === 'lock-ledger' ? limits.runRecordMax : limits.controlObjectMax
 
 export interface ControlObjects {
   put(kind: ControlKind, key: string, document: JsonObject, options?: AbortOptions): Promise<void>
@@ -46,7 +53,7 @@ export function controlObjects(store: ObjectStore, keys: RepositoryKeys, random:
 
     async get(kind, key, options) {
       const place = placeOf(kind, key)
-      const bytes = await getBounded(store, key, limits.controlObjectMax, options)
+      const bytes = await getBounded(store, key, maxBytesOf(kind), options)
       if (!bytes) return undefined
       return new JsonFields(parseJsonObject(openEnvelope(place, keys.metadata, bytes), key), key)
     },

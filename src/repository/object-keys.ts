@@ -27,6 +27,9 @@ export const holdsPrefix = 'holds/'
 export const gcPrefix = 'gc/'
 export const indexPrefix = 'index/'
 export const damagedPrefix = 'damaged/'
+export const auditPrefix = 'audit/'
+export const policiesPrefix = 'policies/'
+export const locksPrefix = 'locks/'
 
 export const slotKey = (slot: SlotId): string => `keys/${slot}`
 export const domainKeysKey = (domain: DomainId, epoch: number): string => `keys/${domain}/${epoch}`
@@ -39,6 +42,15 @@ export const leaseFencesPrefix = (lease: LeaseId): string => `fences/${lease}/`
 /** `by` is a GC run's id or 'self', the owner giving up. */
 export const fenceKey = (lease: LeaseId, by: string): string => `fences/${lease}/${by}`
 export const gcKey = (run: string): string => `gc/${run}`
+/** `run`: what one renewal of locks extended. */
+export const lockLedgerKey = (run: string): string => `locks/${run}`
+/** `<time>` first, so that a listing is in order of time; `id` tells entries of one second apart. */
+export const auditKey = (when: Date, id: string): string => `${auditPrefix}${keyTime(when)}-${id}`
+/** Immutable like everything else: the newest of a VM counts. `vm` absent: the policy of all that have none of their own. */
+export const policyKey = (vm: string | undefined, when: Date, id: string): string =>
+  `${policyPrefix(vm)}${keyTime(when)}-${id}`
+export const policyPrefix = (vm: string | undefined): string =>
+  vm === undefined ? `${policiesPrefix}default/` : `${policiesPrefix}vm/${encodeVmName(vm)}/`
 export const damagedKey = (pack: PackId): string => `damaged/${pack}`
 
 /** A VM's name as one part of a key: bytes outside [A-Za-z0-9_-] become %XX. Throws 'usage' for what cannot be a name. */

@@ -10,6 +10,7 @@
  */
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { VersionedStore } from './versioned-store.ts'
 
 export interface ObjectInfo {
   readonly key: string
@@ -26,7 +27,7 @@ export interface StoreReceipt {
 export interface PutOptions extends AbortOptions {
   /** Ask the store to refuse an existing key ('store-conflict'). Some ignore it: never relied upon for safety. */
   readonly ifAbsent?: boolean
-  /** Object Lock: retain until then. */
+  /** Object Lock: nobody can remove this version before. The mode is that of the store's options. */
   readonly retainUntil?: Date
 }
 
@@ -35,6 +36,15 @@ export interface StoreCapabilities {
   readonly conditionalPut: boolean
   readonly objectLock: boolean
   readonly versioning: boolean
+  /** Rules of the bucket itself that would break a repository; `init` refuses them. Absent: none that the store tells. */
+  readonly concerns?: readonly StoreConcern[]
+}
+
+/** In words for people: what the rule is, and what to do about it. */
+export interface StoreConcern {
+  readonly what: 'default-retention' | 'lifecycle-expiry' | 'lifecycle-archive'
+  readonly message: string
+  readonly hint: string
 }
 
 export interface ObjectStore extends AsyncDisposable {
@@ -58,12 +68,17 @@ export interface ObjectStore extends AsyncDisposable {
    * their names. Keys put or deleted while it runs may or may not be seen.
    */
   list(prefix: string, options?: { startAfter?: string } & AbortOptions): AsyncIterable<ObjectInfo>
-  /** Removes keys, in no order; an absent one is no error. After an error some may be gone. */
+  /**
+   * Removes keys with all their versions, in no order; an absent one is no error. After an error some may be gone. What
+   * Object Lock protects is 'store-locked', after all others were removed.
+   */
   delete(keys: readonly string[], options?: AbortOptions): Promise<void>
   /** The store's clock, for progress and display only. */
   now(options?: AbortOptions): Promise<Date>
   /** Finds out by trying, below `prefix`, and removes what it wrote. */
   probe(prefix: string, options?: AbortOptions): Promise<StoreCapabilities>
+  /** Present where keys have versions. Decorators pass it on, decorated alike. */
+  readonly versioned?: VersionedStore
 }
 
 /**

@@ -1,0 +1,23 @@
+/** Puts what must not be removed before its time with an Object Lock retention, so that no writer can forget to. */
+import type { Clock } from '../core/clock.ts'
+import type { ObjectStore } from './object-store.ts'
+
+export interface LockingOptions {
+  readonly clock: Clock
+  readonly lockForMs: number
+  /** Whether an object of this key is locked; coordination objects never are. */
+  readonly isLocked: (key: string) => boolean
+}
+
+export function locking(inner: ObjectStore, { clock, lockForMs, isLocked }: LockingOptions): ObjectStore {
+  return {
+    ...inner,
+    put: (key, body, options) =>
+      inner.put(
+        key,
+        body,
+        isLocked(key) ? { ...options, retainUntil: new Date(clock.now().getTime() + lockForMs) } : options,
+      ),
+    [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
+  }
+}
