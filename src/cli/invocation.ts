@@ -1,5 +1,5 @@
 /** One call of the command line: what it was given, and what its verbs share. */
-import { hostname } from 'node:os'
+import { hostname, userInfo } from 'node:os'
 import path from 'node:path'
 import type { Writable } from 'node:stream'
 import type { Clock } from '../core/clock.ts'
@@ -70,6 +70,15 @@ export class Invocation {
 
   get host(): string {
     return hostname()
+  }
+
+  /** For marks and the audit. A user id without a name is one as well. */
+  get who(): string {
+    let user = String(process.getuid?.() ?? 'unknown')
+    try {
+      user = userInfo().username
+    } catch {}
+    return `${user}@${this.host}`
   }
 
   /** Where sessions, scan states and the like live: LIFEBOAT_STATE_DIR, else below the home folder or /var/lib for root. */
