@@ -1,0 +1,28 @@
+/** Which objects the store would refuse to delete now, asked of the store itself. */
+import { isLifeboatError } from '../core/errors.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+
+export interface LockView {
+  /** 'held': a legal hold, without an end. Undefined: not locked, or not there. */
+  lockedUntil(key: string, options?: AbortOptions): Promise<Date | 'held' | undefined>
+}
+
+/** Undefined where the store locks nothing. The store's word counts, not this host's clock: retention in the past is none. */
+export function lockView({ versioned, now }: Pick<ObjectStore, 'versioned' | 'now'>): LockView | undefined {
+  if (!versioned) return undefined
+  let started: Promise<Date> | undefined
+  return {
+    async lockedUntil(key, options) {
+      started ??= now(options)
+      try {
+        const { retainUntil, legalHold } = await versioned.lockOf(key, undefined, options)
+        if (legalHold) return 'held'
+        return retainUntil && retainUntil > (await started) ? retainUntil : undefined
+      } catch (error) {
+        if (isLifeboatError(error, 'store-not-found')) return undefined
+        throw error
+      }
+    },
+  }
+}
