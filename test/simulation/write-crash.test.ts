@@ -5,131 +5,14 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { LifeboatError } from '../../src/core/errors.ts'
-import { seededRandom } from '../../src/core/random.ts'
-import type { OpenedRepository } from '../../src/repository/open.ts'
-import { memoryStore, type StoredObject } from '../../src/storage/memory.ts'
-import { intercepted, type StoreRequest } from '../doubles/intercepted-store.ts'
-import {
-  type BackupInput,
-  backup,
-  keysOf,
-  newMemoryRepository,
-  openMemoryRepository,
-  pointNumber,
-  readBack,
-} from '../doubles/memory-repository.ts'
+import { crashAtEveryChange, endings } from '../doubles/crashed-backup.ts'
 
-const C = 4096
 const seeds = (process.env.SEED ?? 'tide,reef').split(',')
 
-interface Story {
-  readonly start: ReadonlyMap<string, StoredObject>
-  readonly images: readonly Uint8Array[]
-  readonly input: BackupInput
-}
-
-/** Points 1 and 2 are there; point 3 is about to be written, upon 2, with a disk that grows and one that is new. */
-async function story(seed: string): Promise<Story> {
-  const random = seededRandom(seed)
-  const store = await newMemoryRepository()
-  const repository = await openMemoryRepository(store, { seed })
-  const first = random(300 * C)
-  const second = first.slice()
-  second.set(random(20 * C), 100 * C)
-  const third = new Uint8Array(350 * C - 17)
-  third.set(second)
-  third.set(random(30 * C), 290 * C)
-  const at = (offset: number, length: number) => [{ offset: offset * C, length: length * C }]
-  await backup(repository, { number: 1, disks: [{ name: 'vda', image: first }] })
-  await backup(repository, {
-    number: 2,
-    disks: [{ name: 'vda', image: second, base: pointNumber(1), changed: at(100, 20) }],
-  })
-  const disks = [
-    { name: 'vda', image: third, base: pointNumber(2), changed: at(290, 30) },
-    { name: 'vdb', image: first.subarray(0, 50 * C) },
-  ]
-  return { start: store.snapshot(), images: [first, second, third], input: { number: 3, disks } }
-}
-
-type Ending = 'dies before' | 'dies after' | 'fails before' | 'answer lost'
-
-/** Runs the backup until change `k` of the store; gives what survives and the number of changes that were made. */
-async function run({ start, input }: Story, k: number, ending: Ending) {
-  const store = memoryStore({ entries: start })
-  let changes = 0
-  const numbers = new Map<StoreRequest, number>()
-  let isDead = false
-  const gone = () => new LifeboatError('store-unreachable', 'the host died')
-  const repository = await openMemoryRepository(
-    intercepted(store, {
-      before(request) {
-        if (isDead) throw gone()
-        if (request.verb !== 'put' && request.verb !== 'delete') return
-        numbers.set(request, ++changes)
-        if (changes !== k || !ending.endsWith('before')) return
-        isDead = ending === 'dies before'
-        throw gone()
-      },
-      after(request) {
-        if (isDead) throw gone()
-        if (numbers.get(request) !== k || ending.endsWith('before')) return
-        isDead = ending === 'dies after'
-        throw gone()
-      },
-    }),
-    { seed: `run ${k}` },
-  )
-  let isCommitted = false
-  try {
-    await backup(repository, input)
-    isCommitted = true
-  } catch (error) {
-    assert.match(String(error), /the host died/)
-  }
-  return { store, changes, isCommitted }
-}
-
-async function assertWhole(
-  repository: OpenedRepository,
-  { images, input }: Story,
-  isCommitted: boolean,
-): Promise<void> {
-  const points = (await repository.points()).map(({ id }) => id)
-  const isThere = points.includes(pointNumber(3))
-  assert.deepEqual(points, [1, 2, 3].slice(0, isThere ? 3 : 2).map(pointNumber))
-  if (isCommitted) assert.ok(isThere, 'what was confirmed is there')
-  for (const [n, point] of points.entries())
-    assert.ok(Buffer.compare(await readBack(repository, point, 'vda'), images[n]!) === 0, `point ${point} differs`)
-  if (isThere) {
-    const [, vdb] = input.disks
-    assert.ok(Buffer.compare(await readBack(repository, pointNumber(3), 'vdb'), vdb!.image) === 0)
-  }
-}
-
 for (const seed of seeds)
-  for (const ending of ['dies before', 'dies after', 'fails before', 'answer lost'] as const)
+  for (const ending of endings)
     test(`a host that ${ending} any change of the store harms nothing (seed ${seed})`, async t => {
-      const tale = await story(seed)
-      const total = (await run(tale, Number.POSITIVE_INFINITY, ending)).changes
+      const total = await crashAtEveryChange({ seed, chunkSize: 4096, newChunks: 0 }, ending)
       assert.ok(total >= 6, 'lease, pack, meta pack, index, manifest, end of the lease')
       t.diagnostic(`${total} changes of the store`)
-      let commits = 0
-      for (let k = 1; k <= total; k++) {
-        const { store, isCommitted } = await run(tale, k, ending)
-        if (isCommitted) commits++
-        const repository = await openMemoryRepository(store, { seed: `after ${k}` })
-        await assertWhole(repository, tale, isCommitted)
-        if (!ending.startsWith('dies') && !isCommitted) assert.deepEqual(keysOf(store, 'leases/'), [])
-        // The next backup builds upon whatever is there.
-        const newest = (await repository.points()).at(-1)!.id
-        const disks = [{ ...tale.input.disks[0]!, base: newest, changed: undefined }]
-        const manifest = await backup(repository, { number: 4, disks })
-        assert.ok(manifest.sequence >= 3)
-        assert.ok(Buffer.compare(await readBack(repository, pointNumber(4), 'vda'), tale.images[2]!) === 0)
-      }
-      // Only the end of the lease comes after the commit; a lost answer to the manifest is found out.
-      const expected = { 'dies before': 1, 'dies after': 1, 'fails before': 2, 'answer lost': 2 }
-      assert.equal(commits, expected[ending])
     })
