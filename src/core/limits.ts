@@ -35,6 +35,13 @@ export const limits = {
   /** The record of a GC run and the ledger of a renewal: about a million object keys. A run that has more to remove takes the rest next time. */
   runRecordMax: 64 * MiB,
 
+  /** A mark of damage names up to 65,535 slots and contents of 20 bytes, in base64 1.75 MiB. */
+  damageMarkMax: 4 * MiB,
+  /** Points that a mark of damage names as harmed; the rest is found by verify. */
+  damagePointsMax: 10_000,
+  /** Contents that one backup looks out for to heal: 16 GiB of chunks in some 60 MiB. The rest is the next backup's. */
+  healContentsMax: 2 ** 18,
+
   scryptLogNMax: 20,
   scryptLogNDefault: 17,
 
@@ -44,6 +51,10 @@ export const limits = {
   /** After this a lease is fenced whatever it does. */
   leaseLifeMs: 7 * 24 * 3_600_000,
   pinExpiryMs: 7 * 24 * 3_600_000,
+  /** A host's clock and the store's: NTP keeps them within a second, and S3 itself refuses requests at 15 minutes. */
+  clockSkewMaxMs: 5 * 60_000,
+  /** Points in one audit entry: about 100 KiB of keys. */
+  auditPointsMax: 1000,
 
   /** Of 64 ids one is a hook in the index. */
   indexSampleMask: 63,
