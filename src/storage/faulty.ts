@@ -2,23 +2,25 @@
  * A store that fails on purpose, by a script or by a seed: for drills on a real repository and for tests of everything
  * above. It records what fired. Faults below the contract (short and wrong bytes) show whether the layers above notice.
  *
- * A mutation is one object stored or removed; a delete of several keys is as many mutations, because a crash can fall
+ * A mutation is one object stored, removed or locked; a delete of several keys is as many mutations, because a crash can fall
  * between them. `onMutation` is called before and after each: it may end the process, or throw, after which the store is
  * dead and every further call fails with the same error, like a host that lost power.
  */
 import { type Clock, systemClock } from '../core/clock.ts'
-import { type ErrorCode, LifeboatError } from '../core/errors.ts'
+import { type ErrorCode, isLifeboatError, LifeboatError } from '../core/errors.ts'
 import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { checkKey } from './checks.ts'
 import { type Fault, type FaultRule, type FaultVerb, type FiredFault, faultScript } from './fault-script.ts'
 import type { ObjectStore } from './object-store.ts'
+import { locked } from './store-errors.ts'
+import type { VersionedStore } from './versioned-store.ts'
 
 export interface MutationEvent {
   readonly when: 'before' | 'after'
   /** Counted from 1 over the life of the store. */
   readonly index: number
-  readonly verb: 'put' | 'delete'
+  readonly verb: 'put' | 'delete' | 'lock'
   readonly key: string
 }
 
@@ -54,7 +56,7 @@ export function faulty(inner: ObjectStore, options: FaultOptions = {}): FaultySt
     if (fault?.kind === 'error-after') throw failure(verb, key, fault.code, fault.retry)
   }
 
-  async function tellMutation(when: 'before' | 'after', verb: 'put' | 'delete', key: string): Promise<void> {
+  async function tellMutation(when: MutationEvent['when'], verb: MutationEvent['verb'], key: string): Promise<void> {
     if (when === 'before') mutationCount++
     try {
       await onMutation?.({ when, index: mutationCount, verb, key })
@@ -64,8 +66,73 @@ export function faulty(inner: ObjectStore, options: FaultOptions = {}): FaultySt
     }
   }
 
+  async function around<T>(verb: FaultVerb, key: string, options: AbortOptions | undefined, work: () => Promise<T>) {
+    const fault = await begin(verb, key, options)
+    const result = await work()
+    finish(fault, verb, key)
+    return result
+  }
+
+  const mutating = (
+    verb: MutationEvent['verb'],
+    key: string,
+    options: AbortOptions | undefined,
+    work: () => Promise<void>,
+  ): Promise<void> =>
+    around(verb, key, options, async () => {
+      await tellMutation('before', verb, key)
+      await work()
+      await tellMutation('after', verb, key)
+    })
+
+  async function* listing<T>(prefix: string, options: AbortOptions | undefined, entries: AsyncIterable<T>) {
+    const fault = await begin('list', prefix, options)
+    let left = fault?.kind === 'error-after' ? (fault.entries ?? Number.POSITIVE_INFINITY) : Number.POSITIVE_INFINITY
+    for await (const entry of entries) {
+      if (left-- <= 0) break
+      if (death) throw death.error
+      yield entry
+    }
+    finish(fault, 'list', prefix)
+  }
+
+  const faultyVersions = (versioned: VersionedStore): VersionedStore => ({
+    features: options => around('lock', '', options, () => versioned.features(options)),
+    versions: (prefix, options) => listing(prefix, options, versioned.versions(prefix, options)),
+    async getVersion(key, versionId, range, options) {
+      const fault = await begin('get', key, options)
+      const bytes = await versioned.getVersion(key, versionId, range, options)
+      finish(fault, 'get', key)
+      return damage(bytes, fault)
+    },
+    deleteVersion: (key, versionId, options) =>
+      mutating('delete', key, options, () => versioned.deleteVersion(key, versionId, options)),
+    lockOf: (key, versionId, options) => around('lock', key, options, () => versioned.lockOf(key, versionId, options)),
+    retain: (key, versionId, mode, until, options) =>
+      mutating('lock', key, options, () => versioned.retain(key, versionId, mode, until, options)),
+    legalHold: (key, versionId, on, options) =>
+      mutating('lock', key, options, () => versioned.legalHold(key, versionId, on, options)),
+  })
+
+  /** What is locked stops the others as little as in one call. */
+  async function deleteOneByOne(keys: readonly string[], options: AbortOptions | undefined): Promise<void> {
+    const left: string[] = []
+    for (const key of keys) {
+      await tellMutation('before', 'delete', key)
+      try {
+        await inner.delete([key], options)
+      } catch (error) {
+        if (!isLifeboatError(error, 'store-locked')) throw error
+        left.push(key)
+      }
+      await tellMutation('after', 'delete', key)
+    }
+    if (left.length > 0) throw locked(left)
+  }
+
   return {
     url: inner.url,
+    ...(inner.versioned ? { versioned: faultyVersions(inner.versioned) } : {}),
     fired: faults.fired,
     get mutationCount() {
       return mutationCount
@@ -76,12 +143,7 @@ export function faulty(inner: ObjectStore, options: FaultOptions = {}): FaultySt
       finish(fault, 'get', key)
       return damage(bytes, fault)
     },
-    async head(key, options) {
-      const fault = await begin('head', key, options)
-      const info = await inner.head(key, options)
-      finish(fault, 'head', key)
-      return info
-    },
+    head: (key, options) => around('head', key, options, () => inner.head(key, options)),
     async put(key, body, options) {
       const fault = await begin('put', key, options)
       await tellMutation('before', 'put', key)
@@ -94,42 +156,19 @@ export function faulty(inner: ObjectStore, options: FaultOptions = {}): FaultySt
       finish(fault, 'put', key)
       return receipt
     },
-    async *list(prefix, options) {
-      const fault = await begin('list', prefix, options)
-      let left = fault?.kind === 'error-after' ? (fault.entries ?? Number.POSITIVE_INFINITY) : Number.POSITIVE_INFINITY
-      for await (const info of inner.list(prefix, options)) {
-        if (left-- <= 0) break
-        if (death) throw death.error
-        yield info
-      }
-      finish(fault, 'list', prefix)
-    },
+    list: (prefix, options) => listing(prefix, options, inner.list(prefix, options)),
     async delete(keys, options) {
       for (const key of keys) checkKey(key)
       const fault = await begin('delete', keys[0] ?? '', options)
-      if (!onMutation) {
+      if (onMutation) await deleteOneByOne(keys, options)
+      else {
         mutationCount += keys.length
         await inner.delete(keys, options)
-      } else
-        for (const key of keys) {
-          await tellMutation('before', 'delete', key)
-          await inner.delete([key], options)
-          await tellMutation('after', 'delete', key)
-        }
+      }
       finish(fault, 'delete', keys[0] ?? '')
     },
-    async now(options) {
-      const fault = await begin('now', '', options)
-      const now = await inner.now(options)
-      finish(fault, 'now', '')
-      return now
-    },
-    async probe(prefix, options) {
-      const fault = await begin('probe', prefix, options)
-      const capabilities = await inner.probe(prefix, options)
-      finish(fault, 'probe', prefix)
-      return capabilities
-    },
+    now: options => around('now', '', options, () => inner.now(options)),
+    probe: (prefix, options) => around('probe', prefix, options, () => inner.probe(prefix, options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }

@@ -1,16 +1,17 @@
 /**
  * An object store in memory with the manners of S3: whole-object puts, listings in pages of 1,000 that each see one
- * instant, ranges clipped. `snapshot()` is what would survive if the process ended now; a new store can start from it.
+ * instant, ranges clipped; on demand it keeps versions, with Object Lock. `snapshot()` is what would survive if the process
+ * ended now; a new store can start from it.
  */
 import { type Clock, systemClock } from '../core/clock.ts'
-import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type Random, systemRandom } from '../core/random.ts'
 import { bodyLength, checkKey, checkPrefix, checkRange, clipRange, refuseRetention } from './checks.ts'
 import { compareKeys } from './key-order.ts'
+import { memoryVersions } from './memory-versions.ts'
 import type { ObjectInfo, ObjectStore } from './object-store.ts'
 import { probeStore } from './probe.ts'
-import { conflict } from './store-errors.ts'
+import { absent, conflict, locked } from './store-errors.ts'
 
 export interface StoredObject {
   readonly bytes: Uint8Array
@@ -18,9 +19,12 @@ export interface StoredObject {
 }
 
 export interface MemoryStore extends ObjectStore {
-  /** A copy of the map; the bytes are shared and never changed, a put replaces them. */
+  /** A copy of the map; the bytes are shared and never changed, a put replaces them. Of versions, the present ones. */
   snapshot(): ReadonlyMap<string, StoredObject>
-  /** Puts exactly `bytes` under `key`, past all checks: how a test damages an object. Undefined removes it. */
+  /**
+   * Puts exactly `bytes` under `key`, past all checks: how a test damages an object. Undefined removes it. With versions it
+   * is what somebody with stolen credentials can do: a new version on top, or a delete marker.
+   */
   tamper(key: string, bytes: Uint8Array | undefined): void
 }
 
@@ -29,12 +33,19 @@ export interface MemoryOptions {
   readonly clock?: Clock
   readonly random?: Random
   readonly pageKeys?: number
+  /** Old versions of a key are kept, as in a versioned bucket. */
+  readonly versioned?: boolean
+  /** With `versioned`: retention by `clock`, and legal holds. */
+  readonly objectLock?: boolean
 }
 
 export function memoryStore(options: MemoryOptions = {}): MemoryStore {
   const { clock = systemClock, random = systemRandom, pageKeys = limits.s3BatchKeys } = options
-  const objects = new Map(options.entries)
+  const { versioned = false, objectLock = false } = options
+  const objects = new Map<string, StoredObject>()
+  const history = versioned ? memoryVersions({ clock, objectLock, pageKeys, show }) : undefined
   let sorted: readonly string[] | undefined
+  for (const [key, object] of options.entries ?? []) replace(key, object)
 
   const store: MemoryStore = {
     url: 'memory:',
@@ -44,7 +55,7 @@ export function memoryStore(options: MemoryOptions = {}): MemoryStore {
       checkRange(range)
       signal?.throwIfAborted()
       const found = objects.get(key)
-      if (!found) throw new LifeboatError('store-not-found', `There is no object ${key}`, { details: { object: key } })
+      if (!found) throw absent(key)
       const { offset, length } = clipRange(key, found.bytes.length, range)
       return found.bytes.slice(offset, offset + length)
     },
@@ -58,11 +69,16 @@ export function memoryStore(options: MemoryOptions = {}): MemoryStore {
 
     async put(key, body, options = {}) {
       checkKey(key)
-      refuseRetention(key, options)
+      if (!objectLock) refuseRetention(key, options)
       options.signal?.throwIfAborted()
       if (options.ifAbsent && objects.has(key)) throw conflict(key)
-      replace(key, { bytes: concatenate(body), modifiedAt: clock.now() })
-      return {}
+      const object = { bytes: concatenate(body), modifiedAt: clock.now() }
+      if (!history) {
+        show(key, object)
+        return {}
+      }
+      const { retainUntil, lockMode: mode = 'governance' } = options
+      return { versionId: history.add(key, object, retainUntil && { mode, retainUntil, legalHold: false }) }
     },
 
     async *list(prefix, { startAfter = '', signal } = {}) {
@@ -80,14 +96,22 @@ export function memoryStore(options: MemoryOptions = {}): MemoryStore {
     async delete(keys, { signal } = {}) {
       for (const key of keys) checkKey(key)
       signal?.throwIfAborted()
-      for (const key of keys) replace(key, undefined)
+      if (!history) {
+        for (const key of keys) show(key, undefined)
+        return
+      }
+      const left = history.removeAll(keys)
+      if (left.length > 0) throw locked(left)
     },
 
     async now() {
       return clock.now()
     },
 
-    probe: (prefix, options) => probeStore(store, prefix, random, options),
+    async probe(prefix, options) {
+      return { ...(await probeStore(store, prefix, random, options)), versioning: versioned, objectLock }
+    },
+    ...(history ? { versioned: history.store } : {}),
     snapshot: () => new Map(objects),
     tamper: (key, bytes) => replace(key, bytes && { bytes, modifiedAt: clock.now() }),
     [Symbol.asyncDispose]: async () => {},
@@ -95,6 +119,11 @@ export function memoryStore(options: MemoryOptions = {}): MemoryStore {
   return store
 
   function replace(key: string, object: StoredObject | undefined): void {
+    if (history) history.add(key, object)
+    else show(key, object)
+  }
+
+  function show(key: string, object: StoredObject | undefined): void {
     if (objects.has(key) !== (object !== undefined)) sorted = undefined
     if (object) objects.set(key, object)
     else objects.delete(key)

@@ -4,6 +4,7 @@
  */
 import { bodyLength } from './checks.ts'
 import type { ObjectStore } from './object-store.ts'
+import type { VersionedStore } from './versioned-store.ts'
 
 export interface VerbFigures {
   readonly requests: number
@@ -14,7 +15,8 @@ export interface VerbFigures {
   readonly objects: number
 }
 
-export type StoreVerb = 'get' | 'head' | 'put' | 'list' | 'delete' | 'now' | 'probe'
+/** Requests about versions count as their plain kin; 'lock' asks for or sets retention, legal hold and the bucket's features. */
+export type StoreVerb = 'get' | 'head' | 'put' | 'list' | 'delete' | 'lock' | 'now' | 'probe'
 
 export type StoreFigures = Readonly<Record<StoreVerb, VerbFigures>>
 
@@ -39,6 +41,7 @@ export function metered(inner: ObjectStore): { readonly store: ObjectStore; read
     put: counter(),
     list: counter(),
     delete: counter(),
+    lock: counter(),
     now: counter(),
     probe: counter(),
   } satisfies Record<StoreVerb, Counter>
@@ -63,8 +66,40 @@ export function metered(inner: ObjectStore): { readonly store: ObjectStore; read
   }
   const none = () => 0
 
+  async function* counted<T>(listing: AsyncIterable<T>): AsyncGenerator<T> {
+    counters.list.requests++
+    try {
+      for await (const entry of listing) {
+        counters.list.objects++
+        yield entry
+      }
+    } catch (error) {
+      counters.list.failures++
+      throw error
+    }
+  }
+
+  const meteredVersions = (versioned: VersionedStore): VersionedStore => ({
+    features: options => count('lock', () => versioned.features(options), none),
+    versions: (prefix, options) => counted(versioned.versions(prefix, options)),
+    getVersion: (key, versionId, range, options) =>
+      count(
+        'get',
+        () => versioned.getVersion(key, versionId, range, options),
+        read => read.length,
+      ),
+    deleteVersion: (key, versionId, options) =>
+      count('delete', () => versioned.deleteVersion(key, versionId, options), none),
+    lockOf: (key, versionId, options) => count('lock', () => versioned.lockOf(key, versionId, options), none),
+    retain: (key, versionId, mode, until, options) =>
+      count('lock', () => versioned.retain(key, versionId, mode, until, options), none),
+    legalHold: (key, versionId, on, options) =>
+      count('lock', () => versioned.legalHold(key, versionId, on, options), none),
+  })
+
   const store: ObjectStore = {
     url: inner.url,
+    ...(inner.versioned ? { versioned: meteredVersions(inner.versioned) } : {}),
     get: (key, range, options) =>
       count(
         'get',
@@ -80,18 +115,7 @@ export function metered(inner: ObjectStore): { readonly store: ObjectStore; read
         () => length,
       )
     },
-    async *list(prefix, options) {
-      counters.list.requests++
-      try {
-        for await (const info of inner.list(prefix, options)) {
-          counters.list.objects++
-          yield info
-        }
-      } catch (error) {
-        counters.list.failures++
-        throw error
-      }
-    },
+    list: (prefix, options) => counted(inner.list(prefix, options)),
     delete: (keys, options) => count('delete', () => inner.delete(keys, options), none, keys.length),
     now: options => count('now', () => inner.now(options), none),
     probe: (prefix, options) => count('probe', () => inner.probe(prefix, options), none),

@@ -10,7 +10,7 @@
  */
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import type { VersionedStore } from './versioned-store.ts'
+import type { LockMode, VersionedStore } from './versioned-store.ts'
 
 export interface ObjectInfo {
   readonly key: string
@@ -27,8 +27,10 @@ export interface StoreReceipt {
 export interface PutOptions extends AbortOptions {
   /** Ask the store to refuse an existing key ('store-conflict'). Some ignore it: never relied upon for safety. */
   readonly ifAbsent?: boolean
-  /** Object Lock: nobody can remove this version before. The mode is that of the store's options. */
+  /** Object Lock: nobody can remove this version before. */
   readonly retainUntil?: Date
+  /** Of `retainUntil`; without it governance. */
+  readonly lockMode?: LockMode
 }
 
 /** What a store was seen to honour, probed by `init` and recorded in `config`. */
@@ -77,7 +79,7 @@ export interface ObjectStore extends AsyncDisposable {
   now(options?: AbortOptions): Promise<Date>
   /** Finds out by trying, below `prefix`, and removes what it wrote. */
   probe(prefix: string, options?: AbortOptions): Promise<StoreCapabilities>
-  /** Present where keys have versions. Decorators pass it on, decorated alike. */
+  /** Present where keys may have versions; `features` tells. Decorators pass it on, decorated alike. */
   readonly versioned?: VersionedStore
 }
 

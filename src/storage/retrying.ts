@@ -8,6 +8,7 @@ import { limits } from '../core/limits.ts'
 import { type Random, systemRandom } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { ObjectInfo, ObjectStore, PutOptions, StoreReceipt } from './object-store.ts'
+import type { ObjectVersion, VersionedStore } from './versioned-store.ts'
 
 export interface RetryEvent {
   readonly error: LifeboatError
@@ -94,8 +95,53 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
     }
   }
 
+  /** Goes on at the first version that was not handed out: behind the last whole key, without those of the next one that were. */
+  async function* versions(
+    versioned: VersionedStore,
+    prefix: string,
+    options: { startAfter?: string } & AbortOptions = {},
+  ): AsyncGenerator<ObjectVersion> {
+    let { startAfter } = options
+    let key: string | undefined
+    let seen = new Set<string>()
+    let pause = patience(options)
+    for (;;) {
+      try {
+        for await (const version of versioned.versions(prefix, { ...options, startAfter })) {
+          if (version.key !== key) {
+            startAfter = key ?? startAfter
+            key = version.key
+            seen = new Set()
+          }
+          if (seen.has(version.versionId)) continue
+          seen.add(version.versionId)
+          yield version
+          pause = patience(options)
+        }
+        return
+      } catch (error) {
+        await pause(error)
+      }
+    }
+  }
+
+  const retryingVersions = (versioned: VersionedStore): VersionedStore => ({
+    features: (options = {}) => repeat(options, () => versioned.features(options)),
+    versions: (prefix, options) => versions(versioned, prefix, options),
+    getVersion: (key, versionId, range, options = {}) =>
+      repeat(options, () => versioned.getVersion(key, versionId, range, options)),
+    deleteVersion: (key, versionId, options = {}) =>
+      repeat(options, () => versioned.deleteVersion(key, versionId, options)),
+    lockOf: (key, versionId, options = {}) => repeat(options, () => versioned.lockOf(key, versionId, options)),
+    retain: (key, versionId, mode, until, options = {}) =>
+      repeat(options, () => versioned.retain(key, versionId, mode, until, options)),
+    legalHold: (key, versionId, on, options = {}) =>
+      repeat(options, () => versioned.legalHold(key, versionId, on, options)),
+  })
+
   return {
     url: inner.url,
+    ...(inner.versioned ? { versioned: retryingVersions(inner.versioned) } : {}),
     get: (key, range, options = {}) => repeat(options, () => inner.get(key, range, options)),
     head: (key, options = {}) => repeat(options, () => inner.head(key, options)),
     put,

@@ -31,12 +31,10 @@ export interface S3Options extends S3ClientOptions {
   /** Keys live below it; '' for the whole bucket. */
   readonly prefix: string
   readonly random?: Random
-  /** Used with `retainUntil`. */
-  readonly lockMode?: 'GOVERNANCE' | 'COMPLIANCE'
 }
 
 export function s3Store(options: S3Options): ObjectStore {
-  const { bucket, endpoint, random = systemRandom, lockMode = 'GOVERNANCE' } = options
+  const { bucket, endpoint, random = systemRandom } = options
   const base = options.prefix === '' ? '' : `${options.prefix.replace(/\/+$/, '')}/`
   const client = s3Client(options)
   const deleter = bucketDeleter(client, bucket)
@@ -114,7 +112,7 @@ export function s3Store(options: S3Options): ObjectStore {
   async function upload(
     Key: string,
     body: readonly Uint8Array[],
-    { retainUntil, signal }: PutOptions,
+    { retainUntil, lockMode = 'governance', signal }: PutOptions,
     isConditional: boolean,
   ): Promise<StoreReceipt> {
     // Amazon takes a locked object only with a Content-MD5.
@@ -127,7 +125,12 @@ export function s3Store(options: S3Options): ObjectStore {
       ContentMD5: md5,
       ContentType: 'application/octet-stream',
       ...(isConditional ? { IfNoneMatch: '*' } : {}),
-      ...(retainUntil ? { ObjectLockMode: lockMode, ObjectLockRetainUntilDate: retainUntil } : {}),
+      ...(retainUntil
+        ? {
+            ObjectLockMode: lockMode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE',
+            ObjectLockRetainUntilDate: retainUntil,
+          }
+        : {}),
     })
     command.middlewareStack.add(
       next => args => {

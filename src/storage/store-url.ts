@@ -34,13 +34,12 @@ export interface OpenStoreOptions {
   /** A directory that is not there yet is made at the first put: for `init`. */
   readonly create?: boolean
   readonly random?: Random
-  readonly lockMode?: 'GOVERNANCE' | 'COMPLIANCE'
 }
 
 /** The bare store: no retries, no meter. Nothing is asked of it yet. */
 export async function openStore(url: string, options: OpenStoreOptions): Promise<ObjectStore> {
   const location = parseStoreUrl(url)
-  const { environment, create, random, lockMode } = options
+  const { environment, create, random } = options
   if (location.kind === 'directory') return filesystemStore(location.path, { create, random })
   // Loading the SDK takes 0.4 s, which a repository in a directory shall not pay.
   const { s3Store } = await import('./s3.ts')
@@ -50,7 +49,6 @@ export async function openStore(url: string, options: OpenStoreOptions): Promise
     credentials: options.credentials ?? environmentCredentials(environment),
     profile: environment.AWS_PROFILE,
     random,
-    lockMode,
   })
 }
 

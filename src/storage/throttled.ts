@@ -4,9 +4,11 @@
  * whole object's size is not known before it is read; it is paid afterwards, by the next call's wait.
  */
 import { type Clock, systemClock } from '../core/clock.ts'
+import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { bodyLength } from './checks.ts'
 import type { ObjectStore } from './object-store.ts'
+import type { VersionedStore } from './versioned-store.ts'
 
 interface TokenBucket {
   /** Waits until everything charged before is paid, and charges `count`. */
@@ -60,19 +62,44 @@ export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectS
   async function admitSmall(options?: AbortOptions): Promise<void> {
     await requests?.take(1, options)
   }
+
+  async function read(
+    range: Range | undefined,
+    options: AbortOptions | undefined,
+    work: () => Promise<Uint8Array>,
+  ): Promise<Uint8Array> {
+    const expected = range?.length ?? 0
+    await admit(expected, options)
+    const found = await work()
+    bytes?.charge(found.length - expected)
+    return found
+  }
+
+  const small = async <T>(options: AbortOptions | undefined, work: () => Promise<T>): Promise<T> => {
+    await admitSmall(options)
+    return work()
+  }
+
+  const throttledVersions = (versioned: VersionedStore): VersionedStore => ({
+    features: options => small(options, () => versioned.features(options)),
+    async *versions(prefix, options) {
+      await admitSmall(options)
+      yield* versioned.versions(prefix, options)
+    },
+    getVersion: (key, versionId, range, options) =>
+      read(range, options, () => versioned.getVersion(key, versionId, range, options)),
+    deleteVersion: (key, versionId, options) => small(options, () => versioned.deleteVersion(key, versionId, options)),
+    lockOf: (key, versionId, options) => small(options, () => versioned.lockOf(key, versionId, options)),
+    retain: (key, versionId, mode, until, options) =>
+      small(options, () => versioned.retain(key, versionId, mode, until, options)),
+    legalHold: (key, versionId, on, options) => small(options, () => versioned.legalHold(key, versionId, on, options)),
+  })
+
   return {
     url: inner.url,
-    async get(key, range, options) {
-      const expected = range?.length ?? 0
-      await admit(expected, options)
-      const read = await inner.get(key, range, options)
-      bytes?.charge(read.length - expected)
-      return read
-    },
-    async head(key, options) {
-      await admitSmall(options)
-      return inner.head(key, options)
-    },
+    ...(inner.versioned ? { versioned: throttledVersions(inner.versioned) } : {}),
+    get: (key, range, options) => read(range, options, () => inner.get(key, range, options)),
+    head: (key, options) => small(options, () => inner.head(key, options)),
     async put(key, body, options) {
       await admit(bodyLength(body), options)
       return inner.put(key, body, options)
@@ -81,18 +108,9 @@ export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectS
       await admitSmall(options)
       yield* inner.list(prefix, options)
     },
-    async delete(keys, options) {
-      await admitSmall(options)
-      return inner.delete(keys, options)
-    },
-    async now(options) {
-      await admitSmall(options)
-      return inner.now(options)
-    },
-    async probe(prefix, options) {
-      await admitSmall(options)
-      return inner.probe(prefix, options)
-    },
+    delete: (keys, options) => small(options, () => inner.delete(keys, options)),
+    now: options => small(options, () => inner.now(options)),
+    probe: (prefix, options) => small(options, () => inner.probe(prefix, options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }
