@@ -13,8 +13,11 @@ export function instantIn(zone: string, civil: Date): Date {
 }
 
 /** Milliseconds that clocks in `zone` are ahead of UTC. */
-function offsetOf(zone: string, instant: number): number {
-  const parts = new Intl.DateTimeFormat('en-US', {
+const offsetOf = (zone: string, instant: number): number => localClock(zone)(instant)
+
+/** The same for many instants: making the formatter is what takes the time. Throws a RangeError for what is no zone. */
+export function localClock(zone: string): (instant: number) => number {
+  const format = new Intl.DateTimeFormat('en-US', {
     timeZone: zone,
     hourCycle: 'h23',
     year: 'numeric',
@@ -23,15 +26,18 @@ function offsetOf(zone: string, instant: number): number {
     hour: 'numeric',
     minute: 'numeric',
     second: 'numeric',
-  }).formatToParts(instant)
-  const field = (type: string) => Number(parts.find(part => part.type === type)?.value)
-  const local = Date.UTC(
-    field('year'),
-    field('month') - 1,
-    field('day'),
-    field('hour'),
-    field('minute'),
-    field('second'),
-  )
-  return local - Math.floor(instant / 1000) * 1000
+  })
+  return instant => {
+    const parts = format.formatToParts(instant)
+    const field = (type: string) => Number(parts.find(part => part.type === type)?.value)
+    const local = Date.UTC(
+      field('year'),
+      field('month') - 1,
+      field('day'),
+      field('hour'),
+      field('minute'),
+      field('second'),
+    )
+    return local - Math.floor(instant / 1000) * 1000
+  }
 }
