@@ -46,6 +46,7 @@ const derived = {
   data: hkdf(repositoryKey, repository, 'lifeboat/1 data'),
   config: hkdf(repositoryKey, repository, 'lifeboat/1 config'),
   check: hkdf(repositoryKey, repository, 'lifeboat/1 check'),
+  slots: hkdf(repositoryKey, repository, 'lifeboat/1 slots'),
 }
 
 const domainKeys = {
@@ -79,6 +80,11 @@ function config(): string {
 
 const slotAad = (slot: Uint8Array): Buffer => placed(utf8('key\0'), slot)
 
+function slotObject(members: object): string {
+  const signed = JSON.stringify(members).slice(0, -1)
+  return `${signed},"mac":"${hex(hmac(derived.slots, utf8(signed)))}"}`
+}
+
 function keyFile() {
   const secret = filled(0x31, 32)
   const slot = hmac(secret, utf8('lifeboat/1 slot'), repository).subarray(0, 8)
@@ -92,7 +98,7 @@ function keyFile() {
     secret: hex(secret),
     wrappingKey: hex(wrappingKey),
     objectKey: `keys/${hex(slot)}`,
-    object: JSON.stringify(document),
+    object: slotObject(document),
   }
 }
 
@@ -118,8 +124,20 @@ function passphrase() {
     passphrase: text,
     wrappingKey: hex(wrappingKey),
     objectKey: `keys/${hex(slot)}`,
-    object: JSON.stringify(document),
+    object: slotObject(document),
   }
+}
+
+/** A keeper's blob is the keeper's business; here it is 64 bytes that it makes of the secret. */
+function kept(kind: 'command' | 'pkcs11', seed: number) {
+  const secret = filled(seed, 32)
+  const slot = filled(seed + 1, 8)
+  const nonce = filled(seed + 2, 12)
+  const blob = filled(seed + 3, 64)
+  const wrapped = gcm(hkdf(secret, repository, `lifeboat/1 key ${kind}`), nonce, slotAad(slot), repositoryKey)
+  const place = { format: 1, slot: hex(slot), kind, created }
+  const document = { ...place, label: 'kek', blob: hex(blob), nonce: hex(nonce), wrapped: hex(wrapped) }
+  return { secret: hex(secret), objectKey: `keys/${hex(slot)}`, object: slotObject(document) }
 }
 
 function domainObject() {
@@ -227,6 +245,8 @@ export function formatVectors() {
     config: config(),
     keyFile: keyFile(),
     passphrase: passphrase(),
+    command: kept('command', 0x61),
+    pkcs11: kept('pkcs11', 0x71),
     domain: hex(domain),
     epoch: 0,
     domainKeys: {

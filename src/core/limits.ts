@@ -44,6 +44,18 @@ export const limits = {
 
   scryptLogNMax: 20,
   scryptLogNDefault: 17,
+  /** N x r: 1 GiB of memory. Slots lie in the clear, so that whoever writes to the store chooses these numbers. */
+  scryptBlocksMax: 2 ** 23,
+  /** N x r x p of all slots that one passphrase is tried on: 64 of the default cost, half a minute. Cheap slots come first. */
+  scryptWorkMax: 2 ** 26,
+  /** Objects directly below keys/ that are read to find a slot; a repository has a handful. */
+  keySlotsMax: 256,
+  /** What a key command or token makes of 32 bytes: a KMS adds some hundred. */
+  keyBlobMax: 16 * KiB,
+  /** What is kept of what a key command says. */
+  keyCommandOutputMax: 64 * KiB,
+  /** A KMS on another continent, with a retry. */
+  keyCommandMs: 60_000,
 
   leaseRefreshMs: 10 * 60_000,
   leaseExpiryMs: 60 * 60_000,
@@ -55,6 +67,12 @@ export const limits = {
   clockSkewMaxMs: 5 * 60_000,
   /** Points in one audit entry: about 100 KiB of keys. */
   auditPointsMax: 1000,
+  /** Of one kind of period in a policy: eleven years of hours. */
+  keepCountMax: 100_000,
+  /** A reason is read in tables and messages. */
+  holdReasonMax: 1000,
+  /** A backup that never became a point may still be adopted (`verify --adopt`) for so long. */
+  voidKeptMs: 30 * 24 * 3_600_000,
 
   /** Of 64 ids one is a hook in the index. */
   indexSampleMask: 63,

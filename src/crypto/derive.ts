@@ -17,8 +17,12 @@ export function repositoryKeys(repositoryKey: Uint8Array, repository: Repository
     data: hkdf(repositoryKey, salt, 'lifeboat/1 data'),
     config: hkdf(repositoryKey, salt, 'lifeboat/1 config'),
     check: hkdf(repositoryKey, salt, 'lifeboat/1 check'),
+    slots: slotMacKey(repositoryKey, repository),
   }
 }
+
+export const slotMacKey = (repositoryKey: Uint8Array, repository: RepositoryId): Uint8Array =>
+  hkdf(repositoryKey, unhex(repository), 'lifeboat/1 slots')
 
 export const envelopeKey = (key: Uint8Array, salt: Uint8Array): Uint8Array => hkdf(key, salt, 'lifeboat/1 envelope')
 export const footerKey = (metadataKey: Uint8Array, salt: Uint8Array): Uint8Array =>

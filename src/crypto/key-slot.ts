@@ -1,5 +1,5 @@
-/** `keys/<slot>` (docs/repository-format.md, section 2): the repository key under the wrapping key of one key file or passphrase. */
-import { createHmac, scrypt } from 'node:crypto'
+/** `keys/<slot>` (docs/repository-format.md, section 2): the repository key under one wrapping key. */
+import { createHmac, scrypt, timingSafeEqual } from 'node:crypto'
 import { LifeboatError } from '../core/errors.ts'
 import { hex, type RepositoryId, type SlotId, slotId, unhex } from '../core/ids.ts'
 import { KiB, limits } from '../core/limits.ts'
@@ -7,14 +7,17 @@ import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { placeAad } from './aad.ts'
 import { badDocument, type ClearDocument, FORMAT, parseDocument } from './clear-document.ts'
-import { hkdf } from './derive.ts'
+import { hkdf, slotMacKey } from './derive.ts'
 import { gcmOpen, gcmSeal } from './gcm.ts'
-import type { Credential } from './keys.ts'
+import type { Credential, KeptCredential, RepositoryKeys } from './keys.ts'
 
 const SLOT_MAX_BYTES = 64 * KiB
 const WRAPPED_BYTES = 48
 const NONCE_BYTES = 12
 const SALT_BYTES = 16
+const MAC_BYTES = 32
+const SECRET_BYTES = 32
+const LABEL_MAX = 200
 
 export interface ScryptCost {
   readonly N: number
@@ -27,11 +30,21 @@ interface SlotBase {
   readonly created: Date
   readonly nonce: Uint8Array
   readonly wrapped: Uint8Array
+  /** By a holder of the repository key. Absent in slots that were made before there was one. */
+  readonly mac?: Uint8Array
 }
 
-export type KeySlot =
-  | (SlotBase & { readonly kind: 'file' })
-  | (SlotBase & { readonly kind: 'passphrase'; readonly kdf: ScryptCost & { readonly salt: Uint8Array } })
+interface PassphraseKdf extends ScryptCost {
+  readonly salt: Uint8Array
+}
+
+type SlotKind =
+  | { readonly kind: 'file' }
+  | { readonly kind: 'passphrase'; readonly kdf: PassphraseKdf }
+  /** `blob`: what the keeper made of the secret from which the wrapping key is derived. */
+  | { readonly kind: 'command' | 'pkcs11'; readonly label: string; readonly blob: Uint8Array }
+
+export type KeySlot = SlotBase & SlotKind
 
 export interface WrapRequest {
   readonly repository: RepositoryId
@@ -53,7 +66,7 @@ export const keyFileSlot = (secret: Uint8Array, repository: RepositoryId): SlotI
 
 export function wrapForKeyFile(secret: Uint8Array, request: WrapRequest): KeySlot {
   const slot = keyFileSlot(secret, request.repository)
-  return { kind: 'file', ...wrap(slot, fileKey(secret, request.repository), request) }
+  return wrap(slot, { kind: 'file' }, fileKey(secret, request.repository), request)
 }
 
 export async function wrapForPassphrase(
@@ -64,7 +77,35 @@ export async function wrapForPassphrase(
   const slot = slotId(hex(request.random(8)))
   const kdf = { ...cost, salt: request.random(SALT_BYTES) }
   const key = await passphraseKey(passphrase, kdf, { signal })
-  return { kind: 'passphrase', kdf, ...wrap(slot, key, request) }
+  return wrap(slot, { kind: 'passphrase', kdf }, key, request)
+}
+
+/** The keeper sees a fresh secret and never the repository key; what binds the slot to its place is done here. */
+async function wrapForKeeper(
+  { kind, label, keeper }: KeptCredential,
+  request: WrapRequest,
+  options: AbortOptions,
+): Promise<KeySlot> {
+  const slot = slotId(hex(request.random(8)))
+  const secret = request.random(SECRET_BYTES)
+  const blob = await keeper.wrap(secret, { repository: request.repository, slot }, options)
+  if (blob.length === 0 || blob.length > limits.keyBlobMax)
+    throw new LifeboatError('key-unavailable', `The ${kind} key wrapped a secret into ${blob.length} bytes`, {
+      hint: `It should give 1 to ${limits.keyBlobMax} bytes on its standard output.`,
+    })
+  const kept = { kind, label: label.slice(0, LABEL_MAX), blob }
+  return wrap(slot, kept, keptKey(kind, secret, request.repository), request)
+}
+
+/** Undefined for 'none': an unencrypted repository has no slots. */
+export async function wrapFor(
+  credential: Credential,
+  request: WrapRequest,
+  options: { readonly cost?: ScryptCost } & AbortOptions = {},
+): Promise<KeySlot | undefined> {
+  if (credential.kind === 'file') return wrapForKeyFile(credential.secret, request)
+  if (credential.kind === 'passphrase') return wrapForPassphrase(credential.passphrase, request, options)
+  return credential.kind === 'none' ? undefined : wrapForKeeper(credential, request, options)
 }
 
 /** The repository key. Throws 'key-wrong' where the credential does not open this slot. */
@@ -79,15 +120,31 @@ export async function unwrapKeySlot(
   if (repositoryKey) return repositoryKey
   throw new LifeboatError('key-wrong', `The ${nameOf(credential)} does not open ${keySlotObject(slot.slot)}`, {
     details: { object: keySlotObject(slot.slot), repository },
-    hint: 'Use the key file or passphrase that was made for this repository.',
+    hint: 'Use a key that was made for this repository.',
   })
 }
 
 export function encodeKeySlot(slot: KeySlot): Uint8Array {
-  const { kind, created, nonce, wrapped } = slot
-  const head = { format: FORMAT, slot: slot.slot, kind, created: created.toISOString() }
-  const kdf = slot.kind === 'file' ? {} : { kdf: { name: 'scrypt', ...slot.kdf, salt: hex(slot.kdf.salt) } }
-  return new TextEncoder().encode(JSON.stringify({ ...head, ...kdf, nonce: hex(nonce), wrapped: hex(wrapped) }))
+  const members = textOf(slot)
+  return new TextEncoder().encode(slot.mac ? `${members.slice(0, -1)},"mac":"${hex(slot.mac)}"}` : members)
+}
+
+/** Whether a holder of the repository key made this slot: anything else may open nothing, whatever it looks like. */
+export const isVouchedFor = (slot: KeySlot, keys: RepositoryKeys): boolean =>
+  slot.mac !== undefined && timingSafeEqual(slot.mac, macOf(slot, keys.slots))
+
+/** All bytes of the object but the MAC and the brace that ends it. */
+const macOf = (slot: KeySlot, key: Uint8Array): Uint8Array =>
+  new Uint8Array(createHmac('sha256', key).update(textOf(slot).slice(0, -1)).digest())
+
+function textOf(slot: KeySlot): string {
+  const head = { format: FORMAT, slot: slot.slot, kind: slot.kind, created: slot.created.toISOString() }
+  const own = () => {
+    if (slot.kind === 'file') return {}
+    if (slot.kind === 'passphrase') return { kdf: { name: 'scrypt', ...slot.kdf, salt: hex(slot.kdf.salt) } }
+    return { label: slot.label, blob: hex(slot.blob) }
+  }
+  return JSON.stringify({ ...head, ...own(), nonce: hex(slot.nonce), wrapped: hex(slot.wrapped) })
 }
 
 /** `object` is the key under which it was found; it must be that of the slot. scrypt's costs are bounded here, before they are paid. */
@@ -98,19 +155,25 @@ export function parseKeySlot(bytes: Uint8Array, object: string): KeySlot {
     created: document.date('created'),
     nonce: document.bytes('nonce', NONCE_BYTES),
     wrapped: document.bytes('wrapped', WRAPPED_BYTES),
+    ...('mac' in document.members ? { mac: document.bytes('mac', MAC_BYTES) } : {}),
   }
   if (keySlotObject(base.slot) !== object) throw badDocument(object, `says that it is ${keySlotObject(base.slot)}`)
   const kind = document.text('kind')
   if (kind === 'file') return { kind, ...base }
   if (kind === 'passphrase') return { kind, kdf: parseKdf(document.object('kdf'), object), ...base }
+  if (kind === 'command' || kind === 'pkcs11') {
+    const label = document.text('label')
+    if (label.length > LABEL_MAX) throw badDocument(object, 'has an endless label')
+    return { kind, label, blob: document.bytes('blob', [1, limits.keyBlobMax]), ...base }
+  }
   throw badDocument(object, 'has an unknown kind')
 }
 
-function parseKdf(kdf: ClearDocument, object: string): ScryptCost & { readonly salt: Uint8Array } {
+function parseKdf(kdf: ClearDocument, object: string): PassphraseKdf {
   if (kdf.text('name') !== 'scrypt') throw badDocument(object, 'names an unknown key derivation')
   const [N, r, p] = [kdf.number('N'), kdf.number('r'), kdf.number('p')]
   const bounded = N >= 2 && N <= 2 ** limits.scryptLogNMax && r >= 1 && r <= 16 && p >= 1 && p <= 4
-  if (!bounded || !Number.isInteger(Math.log2(N)))
+  if (!bounded || !Number.isInteger(Math.log2(N)) || N * r > limits.scryptBlocksMax)
     throw new LifeboatError('absurd-object', `${object} asks for scrypt with N ${N}, r ${r}, p ${p}`, {
       details: { object },
       hint: 'The object was damaged or planted: remove it and use another key slot.',
@@ -118,19 +181,33 @@ function parseKdf(kdf: ClearDocument, object: string): ScryptCost & { readonly s
   return { N, r, p, salt: kdf.bytes('salt', [16, 64]) }
 }
 
-function wrap(slot: SlotId, key: Uint8Array, { repository, repositoryKey, created, random }: WrapRequest): SlotBase {
+function wrap(slot: SlotId, kind: SlotKind, key: Uint8Array, request: WrapRequest): KeySlot {
+  const { repository, repositoryKey, created, random } = request
   const nonce = random(NONCE_BYTES)
-  return { slot, created, nonce, wrapped: gcmSeal(key, nonce, slotAad(repository, slot), repositoryKey) }
+  const wrapped = gcmSeal(key, nonce, slotAad(repository, slot), repositoryKey)
+  const unvouched = { ...kind, slot, created, nonce, wrapped }
+  return { ...unvouched, mac: macOf(unvouched, slotMacKey(repositoryKey, repository)) }
 }
 
 const slotAad = (repository: RepositoryId, slot: SlotId): Uint8Array =>
   placeAad(repository, new TextEncoder().encode('key\0'), unhex(slot))
 
-const nameOf = (credential: Credential): string =>
-  credential.kind === 'none' ? 'public key' : credential.kind === 'file' ? 'key file' : 'passphrase'
+const NAMES = {
+  none: 'public key',
+  file: 'key file',
+  passphrase: 'passphrase',
+  command: 'key command',
+  pkcs11: 'key of the token',
+} as const
+
+/** How people call it. */
+export const nameOf = ({ kind }: Pick<Credential, 'kind'>): string => NAMES[kind]
 
 const fileKey = (secret: Uint8Array, repository: RepositoryId): Uint8Array =>
   hkdf(secret, unhex(repository), 'lifeboat/1 key file')
+
+const keptKey = (kind: KeptCredential['kind'], secret: Uint8Array, repository: RepositoryId): Uint8Array =>
+  hkdf(secret, unhex(repository), `lifeboat/1 key ${kind}`)
 
 async function wrappingKey(
   slot: KeySlot,
@@ -141,6 +218,11 @@ async function wrappingKey(
   if (slot.kind === 'file' && credential.kind === 'file') return fileKey(credential.secret, repository)
   if (slot.kind === 'passphrase' && credential.kind === 'passphrase')
     return passphraseKey(credential.passphrase, slot.kdf, options)
+  if (slot.kind === 'command' || slot.kind === 'pkcs11') {
+    if (credential.kind !== slot.kind) return undefined
+    const place = { repository, slot: slot.slot }
+    return keptKey(slot.kind, await credential.keeper.unwrap(slot.blob, place, options), repository)
+  }
   return undefined
 }
 

@@ -24,11 +24,14 @@ const FOLDERS: Readonly<Record<ControlKind, string>> = {
   audit: 'audit/',
   policy: 'policies/',
   'lock-ledger': 'locks/',
+  'epoch-claim': 'epochs/',
 }
 
 /** A run may condemn a good part of all packs, and a ledger name all that it extended. */
-const maxBytesOf = (kind: ControlKind): number =>
-  kind === 'gc' || kind === 'lock-ledger' ? limits.runRecordMax : limits.controlObjectMax
+function maxBytesOf(kind: ControlKind): number {
+  if (kind === 'damaged') return limits.damageMarkMax
+  return kind === 'gc' || kind === 'lock-ledger' ? limits.runRecordMax : limits.controlObjectMax
+}
 
 export interface ControlObjects {
   put(kind: ControlKind, key: string, document: JsonObject, options?: AbortOptions): Promise<void>

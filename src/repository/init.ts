@@ -8,7 +8,7 @@ import type { AbortOptions } from '../core/scope.ts'
 import { encodeConfig } from '../crypto/config-mac.ts'
 import { publicRepositoryKey, repositoryKeys } from '../crypto/derive.ts'
 import { newDomainKeys, sealDomainKeys } from '../crypto/domain-keys.ts'
-import { encodeKeySlot, type KeySlot, type ScryptCost, wrapForKeyFile, wrapForPassphrase } from '../crypto/key-slot.ts'
+import { encodeKeySlot, type ScryptCost, wrapFor } from '../crypto/key-slot.ts'
 import type { Credential } from '../crypto/keys.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
 import { getBounded } from './control-object.ts'
@@ -57,7 +57,8 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
   const repositoryKey = credential.kind === 'none' ? publicRepositoryKey() : random(32)
   const keys = repositoryKeys(repositoryKey, repository)
   const created = clock.now()
-  const slot = await wrap(credential, request, { repository, repositoryKey, created, random })
+  const wrapping = { repository, repositoryKey, created, random }
+  const slot = await wrapFor(credential, wrapping, { cost: request.scryptCost, signal })
   if (slot) await store.put(slotKey(slot.slot), [encodeKeySlot(slot)], { signal })
   const domainKeys = sealDomainKeys(newDomainKeys(domain, 0, random), withData(keys), random)
   await store.put(domainKeysKey(domain, 0), [domainKeys], { signal })
@@ -65,17 +66,6 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
   const config = encodeConfig({ repository, created, chunkSize, encryption, domain, store: { ...capabilities } }, keys)
   await putConfig(store, config, { signal })
   return { repository, format: 1, chunkSize, encryption, store: capabilities }
-}
-
-async function wrap(
-  credential: Credential,
-  { scryptCost, signal }: InitRequest,
-  request: Parameters<typeof wrapForKeyFile>[1],
-): Promise<KeySlot | undefined> {
-  if (credential.kind === 'file') return wrapForKeyFile(credential.secret, request)
-  if (credential.kind === 'passphrase')
-    return wrapForPassphrase(credential.passphrase, request, { cost: scryptCost, signal })
-  return undefined
 }
 
 /** Keys without a config belong to nobody: those of an init that was interrupted, or of one that is at work and will find our config. */

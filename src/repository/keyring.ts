@@ -1,22 +1,22 @@
 /** From a credential to the repository's keys, and the keys of its domains as they are needed (docs/repository-format.md, section 2). */
 import { LRUCache } from 'lru-cache'
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
-import type { DomainId } from '../core/ids.ts'
-import { KiB } from '../core/limits.ts'
+import { isIntegrityError, isLifeboatError, LifeboatError } from '../core/errors.ts'
+import type { DomainId, RepositoryId, SlotId } from '../core/ids.ts'
+import { KiB, limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { badDocument } from '../crypto/clear-document.ts'
 import type { UnverifiedConfig } from '../crypto/config-mac.ts'
 import { publicRepositoryKey, repositoryKeys } from '../crypto/derive.ts'
 import { openDomainKeys } from '../crypto/domain-keys.ts'
-import { type KeySlot, keyFileSlot, parseKeySlot, unwrapKeySlot } from '../crypto/key-slot.ts'
+import { type KeySlot, keyFileSlot, nameOf, parseKeySlot, unwrapKeySlot } from '../crypto/key-slot.ts'
 import type { Credential, DomainKeys, RepositoryKeys } from '../crypto/keys.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { getBounded } from './control-object.ts'
-import { domainKeysKey, keysPrefix, slotKey } from './object-keys.ts'
+import { domainKeysKey, keysPrefix, parseSlotKey, slotKey } from './object-keys.ts'
 
 const SLOT_MAX_BYTES = 64 * KiB
-/** Each may cost a second of scrypt; whoever can write to the store could plant any number. */
-const PASSPHRASE_SLOTS_MAX = 32
+/** Each may cost a second of scrypt or a call of a KMS; whoever can write to the store could plant any number. */
+const TRIED_SLOTS_MAX = 32
 /** A few hundred bytes each; a host with more domains than this reads some again. */
 const DOMAIN_KEYS_KEPT = 4096
 
@@ -67,15 +67,21 @@ export function keyring(store: ObjectStore, repository: RepositoryKeys): Keyring
   }
 }
 
-/** The repository's keys, not yet compared with `config`. Throws 'key-missing' or 'key-wrong'. */
+export interface Unlocked {
+  readonly keys: Required<RepositoryKeys>
+  /** The slot that the credential opened; an unencrypted repository has none. */
+  readonly slot?: SlotId
+}
+
+/** The repository's keys, not yet compared with `config`. Throws 'key-missing', 'key-wrong' or 'key-unavailable'. */
 export async function unlock(
   store: ObjectStore,
   { config: { repository, encryption } }: UnverifiedConfig,
   credential: Credential,
   options: AbortOptions = {},
-): Promise<Required<RepositoryKeys>> {
+): Promise<Unlocked> {
   if (encryption === 'none') {
-    if (credential.kind === 'none') return withData(repositoryKeys(publicRepositoryKey(), repository))
+    if (credential.kind === 'none') return { keys: withData(repositoryKeys(publicRepositoryKey(), repository)) }
     throw new LifeboatError(
       'key-wrong',
       `A key was given, and the repository in ${store.url} says that it is not encrypted`,
@@ -84,37 +90,54 @@ export async function unlock(
       },
     )
   }
+  const { slot, repositoryKey } = await unwrapRepositoryKey(store, repository, credential, options)
+  return { keys: withData(repositoryKeys(repositoryKey, repository)), slot: slot.slot }
+}
+
+/** The repository key itself, which nothing but making another slot asks for. */
+export async function unwrapRepositoryKey(
+  store: ObjectStore,
+  repository: RepositoryId,
+  credential: Credential,
+  options: AbortOptions = {},
+): Promise<{ readonly slot: KeySlot; readonly repositoryKey: Uint8Array }> {
   if (credential.kind === 'none')
     throw new LifeboatError('key-missing', `The repository in ${store.url} is encrypted and no key was given`, {
       hint: 'Name the key file (--key-file or LIFEBOAT_KEY_FILE) or set LIFEBOAT_PASSPHRASE.',
     })
   const slots =
     credential.kind === 'file'
-      ? await fileSlot(store, slotKey(keyFileSlot(credential.secret, repository)), options)
-      : await passphraseSlots(store, options)
+      ? await slotAt(store, slotKey(keyFileSlot(credential.secret, repository)), options)
+      : await slotsToTry(store, credential, options)
   let failure: unknown
   for (const slot of slots)
     try {
-      return withData(repositoryKeys(await unwrapKeySlot(slot, credential, repository, options), repository))
+      return { slot, repositoryKey: await unwrapKeySlot(slot, credential, repository, options) }
     } catch (error) {
-      if (!isLifeboatError(error, 'key-wrong')) throw error
+      // A keeper that does not know one slot may know the next, which another of its keys has made.
+      const isNext = isLifeboatError(error, 'key-wrong') || isLifeboatError(error, 'key-unavailable')
+      if (!isNext) throw error
       // Its name is a digest of this very key file, so that it is the slot that is wrong.
       if (credential.kind === 'file') throw badDocument(slotKey(slot.slot), 'does not authenticate')
-      failure = error
+      failure = isLifeboatError(failure, 'key-unavailable') ? failure : error
     }
-  throw new LifeboatError(
-    'key-wrong',
-    `The ${credential.kind === 'file' ? 'key file' : 'passphrase'} does not open ${store.url}`,
-    {
-      details: { repository },
-      hint:
-        credential.kind === 'file'
-          ? `Use the key file that was made for this repository. If this is the one, its slot is gone: restore ${slotKey(keyFileSlot(credential.secret, repository))} from a copy of the repository.`
-          : 'Use the passphrase that was chosen for this repository, letter by letter. A damaged slot looks the same: `keys/` in a copy of the repository has a good one.',
-      cause: failure,
-    },
-  )
+  if (isLifeboatError(failure, 'key-unavailable')) throw failure
+  throw new LifeboatError('key-wrong', `The ${nameOf(credential)} does not open ${store.url}`, {
+    details: { repository },
+    hint: WRONG_HINTS[credential.kind](repository, credential),
+    cause: failure,
+  })
 }
+
+const WRONG_HINTS = {
+  none: () => '',
+  file: (repository: RepositoryId, credential: Credential) =>
+    `Use a key file that was made for this repository and not removed since (\`lifeboat key list\` with another key). If this is one, its slot is gone: restore ${credential.kind === 'file' ? slotKey(keyFileSlot(credential.secret, repository)) : ''} from a copy of the repository.`,
+  passphrase: () =>
+    'Use the passphrase that was chosen for this repository, letter by letter. A damaged slot looks the same: `keys/` in a copy of the repository has a good one.',
+  command: () => 'Check that the key command asks for the key with which it wrapped this repository.',
+  pkcs11: () => 'Check that the token and the label of its key are those with which this repository was wrapped.',
+} as const
 
 /** Without the right to data: garbage collection and tables need no more. */
 export const metadataOnly = ({ data: _, ...keys }: RepositoryKeys): RepositoryKeys => keys
@@ -124,29 +147,62 @@ export function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
   return { ...keys, data: keys.data }
 }
 
-async function fileSlot(store: ObjectStore, object: string, options: AbortOptions): Promise<readonly KeySlot[]> {
+async function slotAt(store: ObjectStore, object: string, options: AbortOptions): Promise<readonly KeySlot[]> {
   const bytes = await getBounded(store, object, SLOT_MAX_BYTES, options)
   return bytes ? [parseKeySlot(bytes, object)] : []
 }
 
-async function passphraseSlots(store: ObjectStore, options: AbortOptions): Promise<readonly KeySlot[]> {
+export interface SlotList {
+  readonly slots: readonly KeySlot[]
+  /** Objects that lie where slots do and are none. */
+  readonly damaged: readonly { readonly slot: SlotId; readonly error: LifeboatError }[]
+}
+
+export async function listSlots(store: ObjectStore, options: AbortOptions = {}): Promise<SlotList> {
   const slots: KeySlot[] = []
-  let damaged: unknown
+  const damaged: SlotList['damaged'][number][] = []
   for await (const { key } of store.list(keysPrefix, options)) {
-    if (!/^keys\/[0-9a-f]{16}$/.test(key)) continue
+    const slot = parseSlotKey(key)
+    if (!slot) continue
+    if (slots.length + damaged.length === limits.keySlotsMax)
+      throw new LifeboatError('absurd-object', `${store.url} has more than ${limits.keySlotsMax} key slots`, {
+        details: { object: keysPrefix },
+        hint: 'Somebody has planted them. Open it with a key file, whose slot is found by its name, and remove them from `keys/`.',
+      })
     try {
-      slots.push(...(await fileSlot(store, key, options)))
+      slots.push(...(await slotAt(store, key, options)))
     } catch (error) {
-      if (!isLifeboatError(error, 'corrupt-object') && !isLifeboatError(error, 'absurd-object')) throw error
-      damaged ??= error
+      if (!isIntegrityError(error) && !isLifeboatError(error, 'newer-format')) throw error
+      damaged.push({ slot, error })
     }
   }
-  const found = slots.filter(slot => slot.kind === 'passphrase')
-  if (found.length > PASSPHRASE_SLOTS_MAX)
-    throw new LifeboatError('absurd-object', `${store.url} has ${found.length} passphrases`, {
-      hint: `At most ${PASSPHRASE_SLOTS_MAX} are tried. Open it with a key file and remove those that nobody knows.`,
+  return { slots, damaged }
+}
+
+async function slotsToTry(
+  store: ObjectStore,
+  credential: Credential,
+  options: AbortOptions,
+): Promise<readonly KeySlot[]> {
+  const { slots, damaged } = await listSlots(store, options)
+  const found = slots.filter(({ kind }) => kind === credential.kind)
+  if (found.length > TRIED_SLOTS_MAX)
+    throw new LifeboatError('absurd-object', `${store.url} has ${found.length} slots of kind ${credential.kind}`, {
+      hint: `At most ${TRIED_SLOTS_MAX} are tried. Open it with a key file and remove those that nobody knows: \`lifeboat key list\`.`,
     })
   // A damaged slot may be the one that was meant: that is told apart from a wrong passphrase.
-  if (found.length === 0 && damaged) throw damaged
-  return found
+  if (found.length === 0 && damaged[0]) throw damaged[0].error
+  return affordable(found)
+}
+
+/** Cheap ones first, as long as all together cost no more than a person waits for: costs are chosen by who wrote the slot. */
+function affordable(slots: readonly KeySlot[]): readonly KeySlot[] {
+  const workOf = (slot: KeySlot) => (slot.kind === 'passphrase' ? slot.kdf.N * slot.kdf.r * slot.kdf.p : 0)
+  let work = 0
+  return slots
+    .toSorted((a, b) => workOf(a) - workOf(b) || a.created.getTime() - b.created.getTime())
+    .filter(slot => {
+      work += workOf(slot)
+      return work <= limits.scryptWorkMax
+    })
 }

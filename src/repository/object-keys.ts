@@ -13,6 +13,7 @@ import {
   packId,
   pointId,
   type SlotId,
+  slotId,
 } from '../core/ids.ts'
 import type { PackKind } from './pack-codec.ts'
 
@@ -30,9 +31,15 @@ export const damagedPrefix = 'damaged/'
 export const auditPrefix = 'audit/'
 export const policiesPrefix = 'policies/'
 export const locksPrefix = 'locks/'
+export const epochsPrefix = 'epochs/'
 
 export const slotKey = (slot: SlotId): string => `keys/${slot}`
+export const domainPrefix = (domain: DomainId): string => `keys/${domain}/`
 export const domainKeysKey = (domain: DomainId, epoch: number): string => `keys/${domain}/${epoch}`
+/** Where rotations agree on whose the next epoch is. */
+export const epochClaimsPrefix = (domain: DomainId): string => `${epochsPrefix}${domain}/`
+export const epochClaimKey = (domain: DomainId, epoch: number, id: string): string =>
+  `${epochClaimsPrefix(domain)}${epoch}-${id}`
 export const indexKey = (lease: LeaseId): string => `index/${lease}`
 export const leaseKey = (lease: LeaseId): string => `leases/${lease}`
 export const pinKey = (id: string): string => `pins/${id}`
@@ -139,6 +146,28 @@ export function parsePackKey(key: string): PackKeyParts | undefined {
   return { kind, domain: domainId(domain), pack: packId(pack), ...(run === undefined ? {} : { run }) }
 }
 
+export function parseSlotKey(key: string): SlotId | undefined {
+  const match = /^keys\/([0-9a-f]{16})$/.exec(key)
+  return match?.[1] === undefined ? undefined : slotId(match[1])
+}
+
+const EPOCH = '(0|[1-9][0-9]{0,2})'
+
+const parseEpoch = (text: string | undefined): number | undefined =>
+  text !== undefined && Number(text) <= 255 ? Number(text) : undefined
+
+export function parseDomainKeysKey(key: string): { readonly domain: DomainId; readonly epoch: number } | undefined {
+  const match = new RegExp(`^keys/([0-9a-f]{16})/${EPOCH}$`).exec(key)
+  const epoch = parseEpoch(match?.[2])
+  return match?.[1] === undefined || epoch === undefined ? undefined : { domain: domainId(match[1]), epoch }
+}
+
+export function parseEpochClaimKey(key: string): { readonly epoch: number; readonly id: string } | undefined {
+  const match = new RegExp(`^epochs/[0-9a-f]{16}/${EPOCH}-([0-9a-f]{16})$`).exec(key)
+  const epoch = parseEpoch(match?.[1])
+  return match?.[2] === undefined || epoch === undefined ? undefined : { epoch, id: match[2] }
+}
+
 export function parseLeaseKey(key: string): LeaseId | undefined {
   const match = /^leases\/([0-9a-f]{16})$/.exec(key)
   return match?.[1] === undefined ? undefined : leaseId(match[1])
@@ -149,6 +178,11 @@ export function parseIndexKey(key: string): LeaseId | undefined {
   return match?.[1] === undefined ? undefined : leaseId(match[1])
 }
 
+export function parseDamagedKey(key: string): PackId | undefined {
+  const match = /^damaged\/([0-9a-f]{32})$/.exec(key)
+  return match?.[1] === undefined ? undefined : packId(match[1])
+}
+
 export function parseForgottenKey(key: string): PointId | undefined {
   const match = /^forgotten\/([0-9a-f]{16})$/.exec(key)
   return match?.[1] === undefined ? undefined : pointId(match[1])
@@ -157,4 +191,26 @@ export function parseForgottenKey(key: string): PointId | undefined {
 export function parseFenceKey(key: string): { readonly lease: LeaseId; readonly by: string } | undefined {
   const match = /^fences\/([0-9a-f]{16})\/([0-9a-f]{16}|self)$/.exec(key)
   return match?.[1] === undefined || match[2] === undefined ? undefined : { lease: leaseId(match[1]), by: match[2] }
+}
+
+/** Undefined for what is no entry of the audit. */
+export function parseAuditKey(key: string): { readonly when: Date; readonly id: string } | undefined {
+  const match = /^audit\/([0-9TZ]{16})-([0-9a-f]{16})$/.exec(key)
+  const when = parseKeyTime(match?.[1] ?? '')
+  return match?.[2] === undefined || when === undefined ? undefined : { when, id: match[2] }
+}
+
+export interface PolicyKeyParts {
+  /** Undefined: the default. */
+  readonly vm: string | undefined
+  readonly when: Date
+}
+
+export function parsePolicyKey(key: string): PolicyKeyParts | undefined {
+  const match = /^policies\/(?:default|vm\/([^/]+))\/([0-9TZ]{16})-[0-9a-f]{16}$/.exec(key)
+  const when = parseKeyTime(match?.[2] ?? '')
+  if (!match || when === undefined) return undefined
+  if (match[1] === undefined) return { vm: undefined, when }
+  const vm = decodeVmName(match[1])
+  return vm === undefined ? undefined : { vm, when }
 }

@@ -1,7 +1,7 @@
 /** Opens a repository: `config`, then its key slot and the default domain's keys at once. */
 import type { Clock } from '../core/clock.ts'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
-import { type DomainId, hex } from '../core/ids.ts'
+import { type DomainId, hex, type SlotId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
@@ -44,6 +44,10 @@ export interface OpenRequest extends AbortOptions {
 
 export interface OpenedRepository extends Repository {
   readonly identity: RepositoryIdentity
+  /** The key slot that the credential opened; undefined where nothing is encrypted. */
+  readonly slot: SlotId | undefined
+  /** The default domain. */
+  readonly domain: DomainId
   /** For verify, diff and maintenance, which work on what lies below points. */
   readonly reading: ReadContext
 }
@@ -61,11 +65,12 @@ export async function openRepository(request: OpenRequest): Promise<OpenedReposi
   ])
   signal?.throwIfAborted()
   if (unlocked.status === 'rejected') throw unlocked.reason
-  const config = verifyConfig(unverified, unlocked.value)
-  const ring = keyring(store, unlocked.value)
+  const { keys, slot } = unlocked.value
+  const config = verifyConfig(unverified, keys)
+  const ring = keyring(store, keys)
   // Missing or unreadable, they are asked for again by whoever needs them, and named in that error.
   if (domainBytes.status === 'fulfilled' && domainBytes.value) adoptQuietly(ring, domain, domainBytes.value)
-  return assemble(request, config, identity, ring)
+  return assemble(request, config, identity, ring, slot)
 }
 
 async function readConfig(
@@ -126,6 +131,7 @@ function assemble(
   config: RepositoryConfig,
   identity: RepositoryIdentity,
   ring: Keyring,
+  slot: SlotId | undefined,
 ): OpenedRepository {
   const { store, pipeline, random, clock, host, leaseExpiryMs = limits.leaseExpiryMs } = request
   const keys = ring.repository
@@ -140,6 +146,8 @@ function assemble(
     capabilities: capabilitiesOf(config),
     store,
     identity,
+    slot,
+    domain: config.domain,
     reading,
     points: options => listPoints({ store, keys, control }, options),
     async manifest({ key, id }, options = {}) {

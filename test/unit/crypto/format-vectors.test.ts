@@ -13,7 +13,14 @@ import { openEnvelope, sealEnvelope } from '../../../src/crypto/envelope.ts'
 import { openFooter, sealFooter } from '../../../src/crypto/footer.ts'
 import { chunkId, newPackId, nodeId } from '../../../src/crypto/ids.ts'
 import { parseKeyFile } from '../../../src/crypto/key-file.ts'
-import { encodeKeySlot, parseKeySlot, unwrapKeySlot, wrapForKeyFile } from '../../../src/crypto/key-slot.ts'
+import {
+  encodeKeySlot,
+  isVouchedFor,
+  parseKeySlot,
+  unwrapKeySlot,
+  wrapForKeyFile,
+} from '../../../src/crypto/key-slot.ts'
+import type { KeyKeeper } from '../../../src/crypto/keys.ts'
 import { parseNode } from '../../../src/repository/node-codec.ts'
 import { parseRows, parseTrailer } from '../../../src/repository/pack-codec.ts'
 import { treeGeometry } from '../../../src/repository/tree-geometry.ts'
@@ -44,7 +51,7 @@ test('the vectors are what the document says', async () => {
 })
 
 test('keys, slots, config and envelopes are byte for byte those of the vectors', async () => {
-  for (const name of ['metadata', 'data', 'config', 'check'] as const)
+  for (const name of ['metadata', 'data', 'config', 'check', 'slots'] as const)
     assert.equal(hex(keys[name]), vectors.derived[name])
 
   const { keyFile, passphrase } = vectors
@@ -58,6 +65,18 @@ test('keys, slots, config and envelopes are byte for byte those of the vectors',
   const credential = { kind: 'passphrase', passphrase: passphrase.passphrase } as const
   assert.equal(hex(await unwrapKeySlot(other, credential, repository)), vectors.repositoryKey)
   assert.equal(new TextDecoder().decode(encodeKeySlot(other)), passphrase.object)
+  assert.ok(isVouchedFor(slot, keys) && isVouchedFor(other, keys))
+  for (const kind of ['command', 'pkcs11'] as const) {
+    const vector = vectors[kind]
+    const kept = parseKeySlot(utf8(vector.object), vector.objectKey)
+    const keeper: KeyKeeper = {
+      wrap: async () => new Uint8Array(0),
+      unwrap: async () => unhex(vector.secret),
+    }
+    assert.equal(hex(await unwrapKeySlot(kept, { kind, label: '', keeper }, repository)), vectors.repositoryKey)
+    assert.equal(new TextDecoder().decode(encodeKeySlot(kept)), vector.object)
+    assert.ok(isVouchedFor(kept, keys))
+  }
 
   const config = verifyConfig(parseConfig(utf8(vectors.config)), keys)
   assert.equal(new TextDecoder().decode(encodeConfig(config, keys)), vectors.config)
