@@ -7,6 +7,7 @@ import { verb } from './verb.ts'
 
 export const diffCommand = verb({
   syntax: 'diff <older> <newer>',
+  isQuery: true,
   description: 'Show which extents differ between two points of a VM.',
   examples: ['--repo /srv/backup diff web1@latest~1 web1@latest'],
   async run(invocation, [older = '', newer = '']) {

@@ -4,6 +4,7 @@ import { verb } from './verb.ts'
 
 export const doctorCommand = verb({
   syntax: 'doctor',
+  isQuery: true,
   description: 'Tell what this host can and cannot do, each with what to do about it.',
   examples: ['doctor', 'doctor --json'],
   async run(invocation) {

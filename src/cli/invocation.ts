@@ -122,6 +122,7 @@ export class Invocation {
     const { throttled } = await import('../storage/throttled.ts')
     const { clock, random, environment } = this.surroundings
     const counted = metered(await openStore(this.repositoryUrl, { environment, create, random }))
+    this.output.counts(counted.meter)
     const { limitRate, retryFor } = this.flags
     const limited =
       limitRate === undefined

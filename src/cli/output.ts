@@ -1,6 +1,8 @@
 /** What a command shows: a table or one JSON document on stdout; messages and bars on stderr. */
 import type { Writable } from 'node:stream'
 import { Presets, SingleBar } from 'cli-progress'
+import type { Meter, StoreFigures } from '../storage/metered.ts'
+import { requestsText, sumOfFigures } from './requests.ts'
 import { formatBytes } from './units.ts'
 
 export interface OutputOptions {
@@ -27,6 +29,7 @@ export class Output {
   readonly options: OutputOptions
   readonly #stdout: Writable
   readonly #stderr: Writable & { isTTY?: boolean }
+  readonly #meters: Meter[] = []
 
   constructor(stdout: Writable, stderr: Writable & { isTTY?: boolean }, options: OutputOptions) {
     this.#stdout = stdout
@@ -34,10 +37,30 @@ export class Output {
     this.options = options
   }
 
-  /** The result of a command: the document with --json, else what `people` prints. */
-  result(document: unknown, people: () => void): void {
-    if (this.options.json) this.#stdout.write(`${JSON.stringify(document, jsonValue)}\n`)
-    else people()
+  /** The result of a command: the document with --json, with what was asked of the store so far; else what `people` prints. */
+  result(document: object, people: () => void): void {
+    if (!this.options.json) {
+      people()
+      return
+    }
+    const requests = this.#requests()
+    this.#stdout.write(`${JSON.stringify(requests ? { requests, ...document } : document, jsonValue)}\n`)
+  }
+
+  /** What this meter counts is told with the result and at the end. */
+  counts(meter: Meter): void {
+    this.#meters.push(meter)
+  }
+
+  /** The last line for people: what the whole command asked of the store. */
+  closing(): void {
+    const requests = this.#requests()
+    const text = requests && requestsText(requests)
+    if (text && !this.options.json) this.message(`requests: ${text}`)
+  }
+
+  #requests(): StoreFigures | undefined {
+    return sumOfFigures(this.#meters.map(meter => meter.figures()))
   }
 
   line(text = ''): void {

@@ -1,16 +1,20 @@
 import { isIntegrityError, isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { listDamage } from '../repository/damage-marks.ts'
 import { type HoldList, listHolds } from '../repository/holds.ts'
+import { suspectPoints } from '../repository/mark-damaged.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import type { Manifest, PointSummary } from '../repository/repository.ts'
 import { exitCode } from './exit-code.ts'
+import { SUSPECT_HINT } from './suspect-points.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 import { verifiedPoints } from './verified-points.ts'
 
 export const pointsCommand = verb<{ readonly all?: boolean }>({
   syntax: 'points [vm]',
+  isQuery: true,
   description: 'List recovery points.',
   examples: ['--repo /srv/backup points', '--repo /srv/backup points web1 --json'],
   options: command => command.option('--all', 'void and forgotten points too'),
@@ -24,9 +28,10 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
     const { manifests, failures } = await readManifests(repository, summaries, { signal })
     const held = await listHolds(repository.reading.control, { signal })
     const verified = await verifiedPoints(invocation.stateDir, repository.id)
+    const suspects = suspectPoints(await listDamage(repository.reading.control, { signal }))
     const points = summaries
       .filter(({ id }) => manifests.has(id) || failures.has(id))
-      .map(point => listed(point, manifests.get(point.id), held, verified))
+      .map(point => listed(point, { manifest: manifests.get(point.id), held, verified, suspects }))
     output.result({ points }, () =>
       points.length === 0
         ? output.line(vm ? `no points of ${vm}` : 'no points yet: make one with lifeboat backup')
@@ -58,6 +63,8 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
     )
     for (const error of failures.values())
       output.warning(`${messageOf(error)}: this point is lost, the others are not harmed`)
+    if (points.some(({ state }) => state === 'suspect'))
+      output.warning(`verify found damage in what is suspect: ${SUSPECT_HINT}`)
     for (const key of held.damaged) output.warning(`${key} does not authenticate: which point it holds is not known`)
     return failures.size + held.damaged.length === 0 ? exitCode.done : exitCode.integrity
   },
@@ -94,12 +101,14 @@ async function readManifests(
   return { manifests, failures }
 }
 
-function listed(
-  { id, vm, takenAt, state }: PointSummary,
-  manifest: Manifest | undefined,
-  { holds }: HoldList,
-  verified: ReadonlyMap<string, string>,
-) {
+interface KnownOfPoint {
+  readonly manifest: Manifest | undefined
+  readonly held: HoldList
+  readonly verified: ReadonlyMap<string, string>
+  readonly suspects: ReadonlySet<string>
+}
+
+function listed({ id, vm, takenAt, state }: PointSummary, { manifest, held, verified, suspects }: KnownOfPoint) {
   const disks = manifest?.disks ?? []
   return {
     id,
@@ -109,9 +118,9 @@ function listed(
     consistency: manifest?.consistency,
     size: disks.reduce((sum, disk) => sum + disk.size, 0),
     bytesStored: disks.reduce((sum, disk) => sum + disk.bytesStored, 0),
-    holds: holds.filter(({ point }) => point === id).map(({ id, who, reason }) => ({ id, who, reason })),
+    holds: held.holds.filter(({ point }) => point === id).map(({ id, who, reason }) => ({ id, who, reason })),
     verifiedAt: verified.get(id) ?? null,
-    state: manifest ? state : 'damaged',
+    state: manifest ? (state === 'committed' && suspects.has(id) ? 'suspect' : state) : 'damaged',
   }
 }
 

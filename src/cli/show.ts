@@ -4,6 +4,7 @@ import { verb } from './verb.ts'
 
 export const showCommand = verb({
   syntax: 'show <point>',
+  isQuery: true,
   description: 'Show one recovery point.',
   examples: ['--repo /srv/backup show web1@latest'],
   async run(invocation, [text = '']) {

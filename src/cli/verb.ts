@@ -12,6 +12,8 @@ export interface VerbDefinition<Flags> {
   /** One or more command lines, without the leading 'lifeboat'. */
   readonly examples: readonly string[]
   readonly options?: (command: Command) => void
+  /** Only shows what is there: its few requests are not worth a line. */
+  readonly isQuery?: boolean
   /** Gives an exit code, or nothing for 0. */
   readonly run: (
     invocation: Invocation,
@@ -41,6 +43,7 @@ export const verb =
       const words = command.args
       const invocation = await Invocation.of(surroundings, flags)
       exit((await definition.run(invocation, words, flags)) ?? exitCode.done)
+      if (!definition.isQuery) invocation.output.closing()
     })
     return command
   }

@@ -1,7 +1,9 @@
 /**
- * Counts what is asked of a store. Beneath `retrying` it counts attempts, which is what a store bills; above it, calls. A
- * listing is one request however many pages it takes, and `objects` tells how long it was.
+ * Counts what is asked of a store, as a store bills it: a listing is a request for each page of 1,000 keys, a delete one for
+ * each 1,000. A store that knows what it really sends (versions of keys, batches that were refused) says so itself, by
+ * `sentRequests`. Beneath `retrying` attempts are counted, above it calls.
  */
+import { limits } from '../core/limits.ts'
 import { bodyLength } from './checks.ts'
 import type { ObjectStore } from './object-store.ts'
 import type { VersionedStore } from './versioned-store.ts'
@@ -16,9 +18,18 @@ export interface VerbFigures {
 }
 
 /** Requests about versions count as their plain kin; 'lock' asks for or sets retention, legal hold and the bucket's features. */
-export type StoreVerb = 'get' | 'head' | 'put' | 'list' | 'delete' | 'lock' | 'now' | 'probe'
+export const storeVerbs = ['get', 'head', 'put', 'list', 'delete', 'lock', 'now', 'probe'] as const
+export type StoreVerb = (typeof storeVerbs)[number]
 
 export type StoreFigures = Readonly<Record<StoreVerb, VerbFigures>>
+
+export type RequestCounts = Readonly<Record<StoreVerb, number>>
+
+/** A store whose calls take other numbers of requests than can be told from outside. */
+export interface SendingStore {
+  /** Since it was opened. */
+  readonly sentRequests?: () => RequestCounts
+}
 
 export interface Meter {
   /** A copy of the figures at this instant. */
@@ -34,7 +45,7 @@ interface Counter {
 
 const counter = (): Counter => ({ requests: 0, failures: 0, bytes: 0, objects: 0 })
 
-export function metered(inner: ObjectStore): { readonly store: ObjectStore; readonly meter: Meter } {
+export function metered(inner: ObjectStore & SendingStore): { readonly store: ObjectStore; readonly meter: Meter } {
   const counters = {
     get: counter(),
     head: counter(),
@@ -51,9 +62,10 @@ export function metered(inner: ObjectStore): { readonly store: ObjectStore; read
     work: () => Promise<T>,
     bytes: (result: T) => number,
     objects = 1,
+    requests = 1,
   ): Promise<T> {
     const figure = counters[verb]
-    figure.requests++
+    figure.requests += requests
     try {
       const result = await work()
       figure.bytes += bytes(result)
@@ -68,8 +80,11 @@ export function metered(inner: ObjectStore): { readonly store: ObjectStore; read
 
   async function* counted<T>(listing: AsyncIterable<T>): AsyncGenerator<T> {
     counters.list.requests++
+    let found = 0
     try {
       for await (const entry of listing) {
+        if (found > 0 && found % limits.s3BatchKeys === 0) counters.list.requests++
+        found++
         counters.list.objects++
         yield entry
       }
@@ -116,10 +131,18 @@ export function metered(inner: ObjectStore): { readonly store: ObjectStore; read
       )
     },
     list: (prefix, options) => counted(inner.list(prefix, options)),
-    delete: (keys, options) => count('delete', () => inner.delete(keys, options), none, keys.length),
+    delete: (keys, options) => {
+      const batches = Math.ceil(keys.length / limits.s3BatchKeys)
+      return count('delete', () => inner.delete(keys, options), none, keys.length, batches)
+    },
     now: options => count('now', () => inner.now(options), none),
     probe: (prefix, options) => count('probe', () => inner.probe(prefix, options), none),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
-  return { store, meter: { figures: () => structuredClone(counters) } }
+  return { store, meter: { figures: () => asSent(structuredClone(counters), inner.sentRequests?.()) } }
+}
+
+function asSent(counted: Record<StoreVerb, Counter>, sent: RequestCounts | undefined): StoreFigures {
+  if (sent) for (const verb of storeVerbs) counted[verb].requests = sent[verb]
+  return counted
 }

@@ -18,6 +18,7 @@ import { type Random, systemRandom } from '../core/random.ts'
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { bodyLength, checkKey, checkPrefix, checkRange, clipRange } from './checks.ts'
+import type { SendingStore } from './metered.ts'
 import type { ObjectInfo, ObjectStore, PutOptions, StoreCapabilities, StoreReceipt } from './object-store.ts'
 import { probeStore } from './probe.ts'
 import { discardBody, payloadDigests, readBody, uploadBody } from './s3-body.ts'
@@ -25,6 +26,7 @@ import { headersOf, type S3ClientOptions, s3Client } from './s3-client.ts'
 import { bucketDeleter } from './s3-delete.ts'
 import { type S3Call, statusOf, translateS3Error } from './s3-errors.ts'
 import { listBucket } from './s3-list.ts'
+import { sentRequestsOf } from './s3-requests.ts'
 
 export interface S3Options extends S3ClientOptions {
   readonly bucket: string
@@ -37,6 +39,7 @@ export function s3Store(options: S3Options): ObjectStore {
   const { bucket, endpoint, random = systemRandom } = options
   const base = options.prefix === '' ? '' : `${options.prefix.replace(/\/+$/, '')}/`
   const client = s3Client(options)
+  const sentRequests = sentRequestsOf(client)
   const deleter = bucketDeleter(client, bucket)
   /** A HEAD's 404 does not say whether the key or the bucket is missing; one success of any kind settles that for good. */
   let bucketSeen = false
@@ -230,8 +233,9 @@ export function s3Store(options: S3Options): ObjectStore {
     }
   }
 
-  const store: ObjectStore = {
+  const store: ObjectStore & SendingStore = {
     url: displayUrl(options),
+    sentRequests,
     get,
     head,
     put,

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
 import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
+import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import type { FaultRule } from '../../../src/storage/fault-script.ts'
 import { faulty } from '../../../src/storage/faulty.ts'
@@ -8,6 +9,7 @@ import { memoryStore } from '../../../src/storage/memory.ts'
 import { metered } from '../../../src/storage/metered.ts'
 import { type RetryEvent, retrying } from '../../../src/storage/retrying.ts'
 import { throttled } from '../../../src/storage/throttled.ts'
+import { withoutWrites } from '../../../src/storage/without-writes.ts'
 import { type ManualClock, manualClock } from '../../doubles/manual-clock.ts'
 
 const bytes = new Uint8Array(1000).map((_, at) => at & 0xff)
@@ -196,6 +198,45 @@ test('metered counts requests, failures, bytes and keys by verb', async () => {
   assert.deepEqual(put, { requests: 2, failures: 0, bytes: 2000, objects: 2 })
   assert.deepEqual([head.requests, list.requests, list.objects], [2, 1, 2])
   assert.deepEqual([removed.requests, removed.objects, before.delete.requests], [1, 3, 0])
+})
+
+test('metered counts a request for each 1,000 keys listed or deleted, and believes a store that says what it sent', async () => {
+  const memory = memoryStore()
+  const { store, meter } = metered(memory)
+  const keys = Array.from({ length: 2001 }, (_, n) => `k${n}`)
+  for (const key of keys) await memory.put(key, [])
+  await Array.fromAsync(store.list('absent'))
+  assert.equal(meter.figures().list.requests, 1)
+  for await (const _ of store.list('k')) break
+  assert.equal(meter.figures().list.requests, 2, 'a listing that is left early')
+  await Array.fromAsync(store.list('k'))
+  assert.equal(meter.figures().list.requests, 5)
+  await store.delete(keys.slice(0, 1000))
+  await store.delete(keys)
+  assert.equal(meter.figures().delete.requests, 4)
+
+  const sent = { get: 0, head: 0, put: 0, list: 7, delete: 0, lock: 0, now: 0, probe: 0 }
+  const telling = metered({ ...memory, sentRequests: () => sent })
+  await Array.fromAsync(telling.store.list(''))
+  assert.equal(telling.meter.figures().list.requests, 7)
+})
+
+suite('without writes', () => {
+  test('everything seems to be written, and nothing is', async () => {
+    const inner = memoryStore()
+    await inner.put('there', [bytes])
+    const { store, bytesKept } = withoutWrites(inner)
+    await store.put('small', [bytes, bytes])
+    await store.put('large', [new Uint8Array(limits.controlObjectMax + 1)])
+    assert.deepEqual(await store.get('small', { offset: 1, length: 3 }), bytes.slice(1, 4))
+    assert.equal((await store.head('large'))?.size, limits.controlObjectMax + 1)
+    await assert.rejects(store.get('large'), { code: 'store-not-found' })
+    await store.delete(['there', 'large'])
+    assert.equal(bytesKept(), bytes.length * 2)
+    await store.put('there', [])
+    assert.deepEqual([...inner.snapshot().keys()], ['there'])
+    assert.equal((await inner.get('there')).length, bytes.length)
+  })
 })
 
 suite('faulty', () => {

@@ -3,6 +3,7 @@ import { suite, test } from 'node:test'
 import { isLifeboatError, type LifeboatError } from '../../../src/core/errors.ts'
 import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
+import { metered } from '../../../src/storage/metered.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
 import { retrying } from '../../../src/storage/retrying.ts'
 import { type S3Options, s3Store } from '../../../src/storage/s3.ts'
@@ -264,4 +265,27 @@ test('with retries, a seeded storm of faults changes nothing that is read or sto
       assert.ok(fake.faults.fired.length > 20, `${fake.faults.fired.length} faults fired`)
     },
   )
+})
+
+test('a meter over S3 counts the requests that arrive: short pages, refused batches, and what asks twice', async () => {
+  await withStore({ quirks: { pageKeys: 2, batchDelete: false } }, async (s3, fake) => {
+    const { store, meter } = metered(s3)
+    for (const key of ['a', 'b', 'c', 'd', 'e']) await store.put(key, body)
+    await listKeys(store)
+    await store.head('a')
+    await store.get('a')
+    await store.delete(['a', 'b', 'c'])
+    const figures = meter.figures()
+    const arrived = (...operations: S3Operation[]) =>
+      fake.requests.filter(({ operation }) => operations.includes(operation)).length
+    assert.equal(arrived('ListObjectsV2'), 3)
+    assert.equal(figures.list.requests, 3)
+    assert.equal(figures.put.requests, arrived('PutObject'))
+    assert.equal(figures.head.requests, arrived('HeadObject'))
+    assert.equal(figures.get.requests, arrived('GetObject'))
+    assert.ok(arrived('DeleteObject') >= 3, 'deleted one by one')
+    assert.equal(figures.delete.requests, arrived('DeleteObjects', 'DeleteObject'))
+    const sum = Object.values(figures).reduce((total, { requests }) => total + requests, 0)
+    assert.equal(sum, fake.requests.length)
+  })
 })
