@@ -50,7 +50,7 @@ export async function listPolicies(
 }
 
 /** The VM's own policy, else the default. */
-export const policyOf = (policies: readonly StoredPolicy[], vm: string): StoredPolicy | undefined =>
+export const policyOf = <T extends Pick<StoredPolicy, 'vm'>>(policies: readonly T[], vm: string): T | undefined =>
   policies.find(policy => policy.vm === vm) ?? policies.find(policy => policy.vm === undefined)
 
 /** Replaces the VM's policy, or the default, whole. Throws 'usage' for one that keeps nothing or names no zone. */

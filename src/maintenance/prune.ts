@@ -46,7 +46,7 @@ export async function planPrune(context: MaintenanceContext, request: PruneReque
   if (given) checkPolicy(given)
   if (given) refuseKeepingNothing(given, request)
   await refuseClockSkew(context, { signal })
-  const policies = given ? [{ policy: given }] : await listPolicies(context, { vm, signal })
+  const policies = given ? [] : await listPolicies(context, { vm, signal })
   const survey = await surveyPoints(context, { vm, signal })
   const byVm = Map.groupBy(survey.points, ({ point }) => point.vm)
   if (vm !== undefined && byVm.size === 0) throw noSuchVm(vm)
