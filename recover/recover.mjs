@@ -238,7 +238,7 @@ function openRecord(repo, domain, kind, pack, slot, id, stored, most) {
   }
 }
 
-/** Rows of a rewritten object `<pack>.<run>`: origin 'pack/slot' -> where the record lies. Undefined where it is torn. */
+/** Rows of a rewritten object `<pack>.<run>`: content id prefix -> where the record lies, and what it was sealed for. None where it is torn. */
 function rewrittenRows(repo, domain, kind, key) {
   let rows = repo.rewritten.get(key)
   if (rows !== undefined) return rows
@@ -273,8 +273,8 @@ function rewrittenRows(repo, domain, kind, key) {
   for (let row = 0; row < count; row++) {
     const at = row * 41
     const length = plain.readUIntBE(at + 20, 3)
-    const origin = plain.subarray(at + 23, at + 39).toString('hex')
-    rows.set(`${origin}/${plain.readUInt16BE(at + 39)}`, { offset, length })
+    const origin = { pack: plain.subarray(at + 23, at + 39), slot: plain.readUInt16BE(at + 39) }
+    rows.set(plain.subarray(at, at + 20).toString('hex'), { offset, length, ...origin })
     offset += length
   }
   return rows
@@ -297,9 +297,9 @@ function readRecord(repo, domain, kind, entry, most) {
   const pack = entry.pack.toString('hex')
   for (const name of repo.store.names(folder)) {
     if (!name.startsWith(`${pack}.`)) continue
-    const place = rewrittenRows(repo, domain, kind, `${folder}/${name}`).get(`${pack}/${entry.slot}`)
+    const place = rewrittenRows(repo, domain, kind, `${folder}/${name}`).get(entry.id.subarray(0, 20).toString('hex'))
     const stored = place && repo.store.range(`${folder}/${name}`, place.offset, place.length)
-    const content = stored && openRecord(repo, domain, kind, entry.pack, entry.slot, entry.id, stored, most)
+    const content = stored && openRecord(repo, domain, kind, place.pack, place.slot, entry.id, stored, most)
     if (content) return content
   }
   throw damaged(key, `${what}, and no rewritten copy of slot ${entry.slot} is there`)

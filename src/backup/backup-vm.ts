@@ -16,6 +16,7 @@ import type { Capture, CapturedDisk, CaptureRequest, Hypervisor, VmDescription }
 import type {
   Consistency,
   DiskStats,
+  HealResult,
   Manifest,
   PointKind,
   PointSummary,
@@ -37,6 +38,8 @@ export interface BackupRequest extends AbortOptions {
    * their damage. Contents are still looked for in other packs than those that are known to be damaged.
    */
   readonly alone?: FullReason
+  /** See `BeginPoint.ownDomain`. */
+  readonly ownDomain?: boolean
   readonly disks?: readonly string[]
   readonly fleecingDir: string
   readonly progress?: (progress: DiskProgress) => void
@@ -59,6 +62,8 @@ export interface BackupResult {
   readonly seconds: number
   readonly disks: readonly DiskResult[]
   readonly omitted: Capture['omitted']
+  /** Damage to earlier points that this backup could heal. */
+  readonly healed: HealResult
 }
 
 /** A bitmap names its base, and at most two are kept; older points cannot be the base of one. A few more are offered so that a forgotten newest point does not cost a full read. */
@@ -76,6 +81,7 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
     takenAt: after(earlier.at(-1), clock.now()),
     kind: 'backup',
     bases: offeredBases(request, earlier),
+    ownDomain: request.ownDomain,
     signal: request.signal,
   })
   await using capture = await hypervisor.capture(captureRequest(request, point, writer))
@@ -95,7 +101,8 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
 
   const base = kind === 'full' ? undefined : baseOf(request, capture)
   const seconds = (clock.monotonicMs() - startedMs) / 1000
-  return { point, vm, kind, base, consistency: capture.consistency, seconds, disks, omitted: capture.omitted }
+  const { consistency, omitted } = capture
+  return { point, vm, kind, base, consistency, seconds, disks, omitted, healed: writer.healed }
 }
 
 function offeredBases({ kind, alone }: BackupRequest, earlier: readonly PointSummary[]): PointId[] {

@@ -4,10 +4,14 @@ import { type BackupRequest, type BackupResult, backupVm } from '../backup/backu
 import { isIntegrityError, LifeboatError, messageOf } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
 import type { Hypervisor } from '../hypervisor/hypervisor.ts'
+import { listDamage } from '../repository/damage-marks.ts'
+import { hasLostNodes } from '../repository/healing.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { changedSince } from './changed-since.ts'
 import { makeFolder } from './host-files.ts'
-import type { Invocation } from './invocation.ts'
+import { showEstimate } from './estimate.ts'
+import { estimateGuest } from './estimate-guest.ts'
+import type { Invocation, OpenedRepository as Opened } from './invocation.ts'
 import type { Output } from './output.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { formatBytes, formatSeconds } from './units.ts'
@@ -21,6 +25,8 @@ interface Flags {
   readonly differential?: string
   readonly disk?: readonly string[]
   readonly fleecingDir?: string
+  readonly ownDomain?: boolean
+  readonly dryRun?: boolean
 }
 
 export const backupCommand = verb<Flags>({
@@ -39,11 +45,13 @@ export const backupCommand = verb<Flags>({
       .option('--disk <name>', 'only this disk, once for each', collect)
       .option('--full', 'read everything (what is known is still not stored again)')
       .option('--differential <point>', 'changes since this point')
+      .option('--own-domain', 'keys of its own for this VM, from its first backup on: `key destroy` shreds it alone')
       .option(
         '--fleecing-dir <dir>',
         'where old contents wait during the backup, with room for what the guest overwrites',
       )
-      .option('--limit-rate <rate>', 'bytes a second to the repository, for example 50MiB'),
+      .option('--limit-rate <rate>', 'bytes a second to the repository, for example 50MiB')
+      .option('--dry-run', 'what it would store, what it would ask of the store, and what that costs; writes nothing'),
   async run(invocation, words, flags) {
     const { output, surroundings, signal } = invocation
     const vm = words[0] ?? ''
@@ -51,7 +59,8 @@ export const backupCommand = verb<Flags>({
       throw new LifeboatError('usage', '--full and --differential exclude each other', {
         hint: 'leave one of them out',
       })
-    await using opened = await invocation.openRepository()
+    await using opened = await invocation.openRepository({ dryRun: flags.dryRun })
+    if (flags.dryRun && flags.qmp !== undefined) return estimateGuest(invocation, opened, vm, { ...flags, qmp: flags.qmp })
     await using hypervisor = await hypervisorOf(invocation, vm, flags)
     const bar = output.progress()
     try {
@@ -62,7 +71,8 @@ export const backupCommand = verb<Flags>({
         clock: surroundings.clock,
         random: surroundings.random,
         kind: await kindOf(opened.repository, vm, flags, signal),
-        alone: flags.full && (await isDamaged(opened.repository, signal)) ? 'requested' : undefined,
+        alone: flags.full && (await lostNodes(opened.repository, signal)) ? 'requested' : undefined,
+        ownDomain: flags.ownDomain,
         disks: flags.disk,
         fleecingDir: await fleecingDir(invocation, flags),
         progress: ({ disk, bytesDone, bytesTotal }) => bar.update(bytesDone, bytesTotal, disk),
@@ -70,13 +80,22 @@ export const backupCommand = verb<Flags>({
         signal,
       })
       bar.stop()
-      output.result({ ...result, requests: opened.meter.figures() }, () => printResult(invocation, result))
+      if (flags.dryRun) showDryRun(invocation, opened, result)
+      else output.result(result, () => printResult(invocation, result))
     } finally {
       bar.stop()
     }
     return undefined
   },
 })
+
+/** Everything was done but the writing, so that only chance (which clean chunks are audited) and compression's ties differ. */
+function showDryRun(invocation: Invocation, { meter, bytesKept }: Opened, result: BackupResult): void {
+  const { point: _, ...document } = result
+  showEstimate(invocation, { requests: meter.figures(), bytesKept: bytesKept() }, document, () =>
+    printResult(invocation, result),
+  )
+}
 
 /** Damage to the points before is no reason not to back up; it is the best reason to. */
 async function overDamage(output: Output, request: BackupRequest): Promise<BackupResult> {
@@ -89,11 +108,9 @@ async function overDamage(output: Output, request: BackupRequest): Promise<Backu
   }
 }
 
-/** Whether verify has found damage: a full backup then stores anew what lies in damaged packs. */
-async function isDamaged({ reading }: OpenedRepository, signal: AbortSignal): Promise<boolean> {
-  for await (const _ of reading.control.list('damaged', { signal })) return true
-  return false
-}
+/** A full backup shares no tree with points whose trees are damaged: it then stores anew, and so heals, all nodes. */
+const lostNodes = async ({ reading }: OpenedRepository, signal: AbortSignal): Promise<boolean> =>
+  await hasLostNodes(reading, await listDamage(reading.control, { signal }), { signal })
 
 const collect = (value: string, before: readonly string[] = []): string[] => [...before, value]
 
@@ -110,7 +127,8 @@ async function hypervisorOf(invocation: Invocation, vm: string, flags: Flags): P
   }
   const { imageHypervisor } = await import('../hypervisor/images.ts')
   const images = (flags.image ?? []).map(parseImage)
-  return imageHypervisor({ vm, images, stateDir: path.join(invocation.stateDir, 'scan'), clock, random, log })
+  const stateDir = path.join(invocation.stateDir, 'scan')
+  return imageHypervisor({ vm, images, stateDir, clock, random, log, dryRun: flags.dryRun })
 }
 
 const IMAGE_HINT = 'write NAME=PATH[,format=raw|qcow2], for example vda=/var/lib/vm/web1.qcow2'
@@ -172,5 +190,8 @@ function printResult({ output }: Invocation, result: BackupResult): void {
       disk.reason ?? '',
     ]),
   )
+  const { records, packs, failure } = result.healed
+  if (records > 0) output.line(`healed: ${records} records of ${packs.length} damaged packs read again`)
+  if (failure) output.warning(`not all damage could be healed, the next backup tries again: ${failure}`)
   for (const { name, reason } of result.omitted) output.message(`left out: ${name} (${reason})`)
 }

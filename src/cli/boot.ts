@@ -10,6 +10,7 @@ import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { runDirOf } from './run-dir.ts'
+import { warnIfSuspect } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -55,6 +56,7 @@ export const bootCommand = verb<Flags>({
       throw new LifeboatError('usage', 'boot takes a whole point, without a disk', {
         hint: `boot ${text.split('/')[0]}`,
       })
+    await warnIfSuspect(opened.repository, point, output, { signal })
     const session = flags.session ?? inventSessionName(point.vm, surroundings.random)
     await using running = await bootPoint({
       repository: opened.repository,

@@ -3,12 +3,16 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
 import { type RestoreResult, restoreDisk } from '../recovery/restore.ts'
+import { planRestore } from '../recovery/restore-plan.ts'
 import { withHarm } from '../repository/harm.ts'
+import { ReadPlan } from '../repository/read-plan.ts'
 import type { RecoveryPoint } from '../repository/repository.ts'
-import type { Invocation } from './invocation.ts'
+import { showEstimate, withMore } from './estimate.ts'
+import type { Invocation, OpenedRepository } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { restoreOutputs } from './restore-outputs.ts'
+import { warnIfSuspect } from './suspect-points.ts'
 import { formatBytes, formatSeconds } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -17,6 +21,7 @@ interface Flags {
   readonly format: string
   readonly force?: boolean
   readonly onto?: boolean
+  readonly dryRun?: boolean
 }
 
 export const restoreCommand = verb<Flags>({
@@ -31,19 +36,22 @@ export const restoreCommand = verb<Flags>({
       .requiredOption('--output <path>', 'file or block device; without /DISK a folder')
       .option('--format <format>', 'raw or qcow2', 'raw')
       .option('--force', 'replace an existing output')
-      .option('--onto', 'write only the chunks that differ into an existing output'),
+      .option('--onto', 'write only the chunks that differ into an existing output')
+      .option('--dry-run', 'what it would ask of the store, and what that costs; reads tree nodes only'),
   async run(invocation, [text = ''], flags) {
     const { output, signal } = invocation
     const format = flags.format
     if (format !== 'raw' && format !== 'qcow2')
       throw new LifeboatError('usage', `--format ${format} is not known`, { hint: 'raw and qcow2 are' })
-    await using opened = await invocation.openRepository()
+    await using opened = await invocation.openRepository({ dryRun: flags.dryRun })
     const { reference, point: summary } = await resolvePoint(opened.repository, text, { signal })
     await using point = await opened.repository.openPoint(summary, { pin: 'restore', signal })
+    await warnIfSuspect(opened.repository, summary, output, { signal })
     if (!point.pinned)
       output.warning('this host cannot write to the repository: the point is safe for the grace of a running gc only')
     const names = reference.disk === undefined ? point.manifest.disks.map(({ name }) => name) : [reference.disk]
     for (const name of names) point.disk(name)
+    if (flags.dryRun) return estimate(invocation, opened, point, names, flags)
     const outputs = await restoreOutputs({
       output: flags.output ?? '',
       disk: reference.disk,
@@ -68,6 +76,31 @@ export const restoreCommand = verb<Flags>({
     return undefined
   },
 })
+
+/** With --onto, chunks that are there already are not fetched; how many are is not looked for, so that it is a bound. */
+async function estimate(
+  invocation: Invocation,
+  { meter }: OpenedRepository,
+  point: RecoveryPoint,
+  names: readonly string[],
+  { onto = false, format }: Flags,
+): Promise<undefined> {
+  const plan = new ReadPlan()
+  const disks: { name: string; size: number; bytesWritten: number }[] = []
+  for (const name of names) {
+    const source = point.disk(name)
+    disks.push({ name, size: source.size, bytesWritten: await planRestore(source, plan, invocation) })
+  }
+  const bytesWritten = disks.reduce((sum, disk) => sum + disk.bytesWritten, 0)
+  const document = { bytesWritten, bytesFetched: plan.recordBytes, packs: plan.packs, format, disks }
+  const requests = withMore(meter.figures(), { get: { requests: plan.gets, bytes: plan.bytes } })
+  showEstimate(invocation, { requests, bytesKept: 0, isUpperBound: onto }, document, () => {
+    for (const { name, size, bytesWritten: written } of disks)
+      invocation.output.line(`${name} (${formatBytes(size)}): ${formatBytes(written)} would be written`)
+    invocation.output.line(`${formatBytes(plan.recordBytes)} of records in ${plan.packs} packs`)
+  })
+  return undefined
+}
 
 async function restoreOne(
   invocation: Invocation,

@@ -218,9 +218,10 @@ export class PointDiskWriter implements DiskWriter {
       if (digest.zero[n]) return ref ? undefined : 'same'
       return isContent(ref, digest.ids, n) ? 'same' : undefined
     })
-    const changed = [...window.chunks.keys()].filter(n => !digest.zero[n] && entries[n] !== 'same')
     for (const [n, entry] of entries.entries())
       if (entry !== 'same') this.#bytesChanged += this.#chunkBytes(window.chunks[n]!)
+    this.#dropLost(entries, base)
+    const changed = [...window.chunks.keys()].filter(n => !digest.zero[n] && entries[n] !== 'same')
     const stored = await this.#packs.dedup.look(changed.map(idOf), options)
     const fresh = new Map<string, number>()
     const repeated: (readonly [n: number, first: string])[] = []
@@ -240,7 +241,21 @@ export class PointDiskWriter implements DiskWriter {
       this.#bytesOfRecords += record.length + idPrefixBytes + 3
     }
     for (const [n, first] of repeated) entries[n] = entries[fresh.get(first)!]
+    for (const [n, entry] of entries.entries()) {
+      const placed = entry === 'same' ? base[n] : entry
+      if (placed && !digest.zero[n]) this.#packs.healing.found('data', placed.id, placed)
+    }
     return entries
+  }
+
+  /** What the base has at a damaged place is stored anew although it has not changed. */
+  #dropLost(entries: (TreeEntry | 'same' | undefined)[], base: readonly (ChunkRef | undefined)[]): void {
+    const { healing } = this.#packs
+    for (const [n, ref] of base.entries()) {
+      if (entries[n] !== 'same' || !ref || !healing.isBad(ref)) continue
+      healing.lost('data', ref)
+      entries[n] = undefined
+    }
   }
 
   /** What the base has for these chunks; all leaves that are not in memory are asked for at once. */

@@ -2,6 +2,7 @@ import { hex, type PackId, packId, unhex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { nodeId } from '../crypto/ids.ts'
+import type { Healing } from './healing.ts'
 import { contentOf, encodeNode } from './node-codec.ts'
 import type { OpenPack, PackPlace, PlacedRecord } from './open-pack.ts'
 import { PackWriter } from './pack-writer.ts'
@@ -25,13 +26,15 @@ const RECORD_HEADER_BYTES = 4
  */
 export class NodeWriter {
   readonly #context: WriteContext
+  readonly #healing: Healing
   readonly #packs: PackWriter
   readonly #closeData: () => void
   #waiting: { readonly place: PackPlace; readonly body: Uint8Array; readonly at: number }[] = []
 
   /** `closeData` closes the open data pack and calls `named` here. */
-  constructor(context: WriteContext, closeData: () => void) {
+  constructor(context: WriteContext, healing: Healing, closeData: () => void) {
     this.#context = context
+    this.#healing = healing
     this.#closeData = closeData
     this.#packs = new PackWriter(context, {
       kind: 'meta',
@@ -55,7 +58,18 @@ export class NodeWriter {
     const placed = await this.#packs.appendPlain(id, content, options)
     const pack = this.#packs.open
     if (unnamed && pack) this.#await(unnamed, pack, placed, entries.length)
+    this.#healing.found('meta', id, placed)
     return placed
+  }
+
+  /** Whether a node that is stored already may be pointed to: not where it is damaged. */
+  mayKeep(node: TreeEntry): boolean {
+    if ('pack' in node && this.#healing.isBad(node)) {
+      this.#healing.lost('meta', node)
+      return false
+    }
+    this.#healing.found('meta', node.id, node)
+    return true
   }
 
   idOf(level: number, entries: readonly (TreeEntry | undefined)[]): Uint8Array {

@@ -31,15 +31,18 @@ export const damagedPrefix = 'damaged/'
 export const auditPrefix = 'audit/'
 export const policiesPrefix = 'policies/'
 export const locksPrefix = 'locks/'
-export const epochsPrefix = 'epochs/'
+export const claimsPrefix = 'claims/'
 
 export const slotKey = (slot: SlotId): string => `keys/${slot}`
 export const domainPrefix = (domain: DomainId): string => `keys/${domain}/`
 export const domainKeysKey = (domain: DomainId, epoch: number): string => `keys/${domain}/${epoch}`
-/** Where rotations agree on whose the next epoch is. */
-export const epochClaimsPrefix = (domain: DomainId): string => `${epochsPrefix}${domain}/`
+/** Who wants to make this epoch of a domain. */
+export const epochClaimsPrefix = (domain: DomainId): string => `${claimsPrefix}epochs/${domain}/`
 export const epochClaimKey = (domain: DomainId, epoch: number, id: string): string =>
   `${epochClaimsPrefix(domain)}${epoch}-${id}`
+/** Who wants to remove this key slot. */
+export const removalClaimsPrefix = `${claimsPrefix}removals/`
+export const removalClaimKey = (slot: SlotId, id: string): string => `${removalClaimsPrefix}${slot}-${id}`
 export const indexKey = (lease: LeaseId): string => `index/${lease}`
 export const leaseKey = (lease: LeaseId): string => `leases/${lease}`
 export const pinKey = (id: string): string => `pins/${id}`
@@ -163,9 +166,14 @@ export function parseDomainKeysKey(key: string): { readonly domain: DomainId; re
 }
 
 export function parseEpochClaimKey(key: string): { readonly epoch: number; readonly id: string } | undefined {
-  const match = new RegExp(`^epochs/[0-9a-f]{16}/${EPOCH}-([0-9a-f]{16})$`).exec(key)
+  const match = new RegExp(`^claims/epochs/[0-9a-f]{16}/${EPOCH}-([0-9a-f]{16})$`).exec(key)
   const epoch = parseEpoch(match?.[1])
   return match?.[2] === undefined || epoch === undefined ? undefined : { epoch, id: match[2] }
+}
+
+export function parseRemovalClaimKey(key: string): { readonly slot: SlotId; readonly id: string } | undefined {
+  const match = /^claims\/removals\/([0-9a-f]{16})-([0-9a-f]{16})$/.exec(key)
+  return match?.[1] === undefined || match[2] === undefined ? undefined : { slot: slotId(match[1]), id: match[2] }
 }
 
 export function parseLeaseKey(key: string): LeaseId | undefined {

@@ -2,23 +2,32 @@ import pLimit from 'p-limit'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { DedupIndex } from './dedup-index.ts'
+import type { Healing } from './healing.ts'
 import { NodeWriter } from './node-writer.ts'
 import type { PlacedRecord } from './open-pack.ts'
 import { PackWriter } from './pack-writer.ts'
 import type { ReuseRules } from './reuse-rules.ts'
 import type { WriteContext } from './write-context.ts'
 
+export interface PointPacksOptions {
+  readonly rules: ReuseRules
+  readonly healing: Healing
+  readonly hasBase: boolean
+}
+
 /** What the disks of one point share: the packs that are being filled, and what is known of stored contents. */
 export class PointPacks {
   readonly data: PackWriter
   readonly nodes: NodeWriter
   readonly dedup: DedupIndex
+  readonly healing: Healing
   /** One window at a time enters its chunks and nodes, so that the order of everything follows from the input. */
   readonly inTurn = pLimit(1)
   readonly #context: WriteContext
 
-  constructor(context: WriteContext, rules: ReuseRules, hasBase: boolean) {
+  constructor(context: WriteContext, { rules, healing, hasBase }: PointPacksOptions) {
     this.#context = context
+    this.healing = healing
     this.data = new PackWriter(context, {
       kind: 'data',
       buffers: limits.packBuffers,
@@ -28,7 +37,7 @@ export class PointPacks {
         this.nodes.named(pack.id)
       },
     })
-    this.nodes = new NodeWriter(context, () => this.data.close())
+    this.nodes = new NodeWriter(context, healing, () => this.data.close())
     this.dedup = new DedupIndex(context, {
       rules,
       whenStored: pack => this.data.whenStored(pack),

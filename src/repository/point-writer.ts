@@ -11,44 +11,59 @@ import { sealEnvelope } from '../crypto/envelope.ts'
 import { type BaseDisk, openBaseDisk } from './base-disk.ts'
 import { checkBase, isFenced, listPointKeys, type Succession, succession } from './base-points.ts'
 import { type ControlObjects, controlObjects, getBounded } from './control-object.ts'
+import { listDamage } from './damage-marks.ts'
 import { PointDiskWriter } from './disk-writer.ts'
+import { Healing } from './healing.ts'
 import { Lease } from './lease.ts'
 import { manifestDisk } from './manifest-disk.ts'
-import { fenceKey, forgottenKey, indexKey, leaseKey, pointKey } from './object-keys.ts'
+import { domainKeysKey, fenceKey, forgottenKey, indexKey, leaseKey, pointKey } from './object-keys.ts'
 import { PointPacks } from './point-packs.ts'
-import type { BeginPoint, CommitDetails, DiskRequest, DiskWriter, Manifest, PointWriter } from './repository.ts'
+import type {
+  BeginPoint,
+  CommitDetails,
+  DiskRequest,
+  DiskWriter,
+  HealResult,
+  Manifest,
+  PointWriter,
+} from './repository.ts'
 import { readReuseRules } from './reuse-rules.ts'
 import { type StoredManifest, sealManifest } from './stored-manifest.ts'
 import type { WriteContext } from './write-context.ts'
+import { type DomainlessContext, writeDomain } from './write-domain.ts'
 
 /** Step 8 is a few small requests; whoever gives up does not wait for ever for a store that is gone. */
 const GIVE_UP_MS = 60_000
 
 /** WRITER steps 1 to 3. */
-export async function beginPoint(outer: WriteContext, request: BeginPoint): Promise<PointWriter> {
-  const { signal } = request
+export async function beginPoint(outer: DomainlessContext, request: BeginPoint): Promise<PointWriter> {
+  const { signal, vm, ownDomain = false } = request
   // One stream for what refreshes by the clock, one for what follows the data: neither disturbs the other's order.
-  const context = { ...outer, random: forkedRandom(outer.random) }
+  const early = { ...outer, random: forkedRandom(outer.random) }
   const control = controlObjects(outer.store, outer.keys, forkedRandom(outer.random))
-  const keys = await listPointKeys(context, request.vm, { signal })
+  const keys = await listPointKeys(early, vm, { signal })
   const bases = request.bases.flatMap(point => keys.get(point) ?? [])
   const lease = await Lease.begin(
     {
       control,
-      clock: context.clock,
-      random: context.random,
-      host: context.host,
+      clock: early.clock,
+      random: early.random,
+      host: early.host,
       kind: request.kind,
-      vm: request.vm,
+      vm,
       bases,
-      manifest: pointKey(request.vm, request.takenAt, request.point),
-      refreshMs: context.leaseRefreshMs,
-      expiryMs: context.leaseExpiryMs,
+      manifest: pointKey(vm, request.takenAt, request.point),
+      refreshMs: early.leaseRefreshMs,
+      expiryMs: early.leaseExpiryMs,
     },
     { signal },
   )
   try {
-    const rules = await readReuseRules(control, { signal })
+    const domain = await writeDomain(early, control, { vm, ownDomain, keys, signal })
+    const context: WriteContext = { ...early, domain }
+    const damage = await listDamage(control, { signal })
+    const rules = await readReuseRules(control, damage, { signal })
+    const healing = await Healing.begin(context, damage, { signal })
     const checked = new Map<PointId, StoredManifest>()
     for (const point of request.bases) {
       const key = keys.get(point)
@@ -56,8 +71,9 @@ export async function beginPoint(outer: WriteContext, request: BeginPoint): Prom
       if (stored && fitsContext(stored.manifest, context)) checked.set(point, stored)
     }
     const follows = await succession(context, control, keys, checked, { signal })
-    const packs = new PointPacks(context, rules, checked.size > 0)
-    return new LeasedPointWriter({ context, control, request, lease, bases: checked, follows, packs })
+    const packs = new PointPacks(context, { rules, healing, hasBase: checked.size > 0 })
+    const isApart = domain.domain !== outer.defaultDomain
+    return new LeasedPointWriter({ context, control, request, lease, bases: checked, follows, packs, isApart })
   } catch (error) {
     await lease.stop()
     await control.delete([lease.key]).catch(() => {})
@@ -94,6 +110,8 @@ interface Begun {
   readonly bases: ReadonlyMap<PointId, StoredManifest>
   readonly follows: Succession
   readonly packs: PointPacks
+  /** In a domain of its own, whose keys may be destroyed. */
+  readonly isApart: boolean
 }
 
 class LeasedPointWriter implements PointWriter {
@@ -104,6 +122,7 @@ class LeasedPointWriter implements PointWriter {
   readonly #open: BaseDisk[] = []
   readonly #ended = new AbortController()
   #state: 'open' | 'committing' | 'committed' | 'given-up' = 'open'
+  #healed: HealResult = { records: 0, packs: [] }
   /** From the first attempt on, the store may hold it, whatever it answered. */
   #isManifestSent = false
 
@@ -111,6 +130,10 @@ class LeasedPointWriter implements PointWriter {
     this.#begun = begun
     this.point = begun.request.point
     this.bases = new Map([...begun.bases].map(([point, { manifest }]) => [point, manifest]))
+  }
+
+  get healed(): HealResult {
+    return this.#healed
   }
 
   async disk({ name, size, base, description }: DiskRequest): Promise<DiskWriter> {
@@ -160,11 +183,27 @@ class LeasedPointWriter implements PointWriter {
         details: { object: key },
         hint: 'Nothing is damaged. Run the backup again; if this repeats, look for long pauses of this host.',
       })
+    await this.#checkKeys(manifest, options)
     this.#state = 'committed'
+    // Whatever comes of it, the point stands; the lease still says that work is under way.
+    this.#healed = await packs.healing.store(options)
     await this.#settle(new LifeboatError('interrupted', 'the point is committed'))
     // A lease that stays behind expires and is removed by the next GC, which finds the manifest.
     await control.delete([lease.key], options).catch(() => {})
     return manifest
+  }
+
+  /**
+   * Whoever destroys the keys of a domain lists its points after that: it sees ours, and forgets it, or we see here that the keys
+   * are gone. A point that nobody can read is none.
+   */
+  async #checkKeys({ vm, domain }: Manifest, options: AbortOptions): Promise<void> {
+    const { context, isApart } = this.#begun
+    if (!isApart || (await context.store.head(domainKeysKey(domain, context.domain.epoch), options))) return
+    throw new LifeboatError('not-committed', `The keys of ${vm} were destroyed during this backup`, {
+      details: { object: domainKeysKey(domain, context.domain.epoch) },
+      hint: 'Run the backup again if the VM is still to be protected: it begins with new keys.',
+    })
   }
 
   async #putIndex(options: AbortOptions): Promise<void> {

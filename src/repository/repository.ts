@@ -151,6 +151,8 @@ export interface BeginPoint extends AbortOptions {
   readonly kind: string
   /** Points of this VM to build upon; each disk names one of them. Those that fail the WRITER's step 3 are left out of `bases`. */
   readonly bases: readonly PointId[]
+  /** Keys of its own for a VM that has no points yet, so that they can be destroyed alone. A VM that has them keeps them unasked. */
+  readonly ownDomain?: boolean
 }
 
 export interface PointWriter extends AsyncDisposable {
@@ -160,7 +162,17 @@ export interface PointWriter extends AsyncDisposable {
   disk(request: DiskRequest): Promise<DiskWriter>
   /** Steps 5 to 7. Resolves only when the point is COMMITTED; otherwise throws, after giving up by step 8. */
   commit(details: CommitDetails, options?: AbortOptions): Promise<Manifest>
+  /** What `commit` could heal of the damage that verify had found in earlier points. */
+  readonly healed: HealResult
   /** Dispose without commit gives up by step 8: nothing that it wrote counts. */
+}
+
+export interface HealResult {
+  /** Records of damaged packs that read again. */
+  readonly records: number
+  readonly packs: readonly PackId[]
+  /** Why some could not be stored; the next backup tries again. */
+  readonly failure?: string
 }
 
 export interface DiskRequest {

@@ -4,19 +4,26 @@ import type { PackId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { ControlObjects } from './control-object.ts'
-import { damagedPrefix, parsePackKey } from './object-keys.ts'
+import type { DamageMark } from './damage-marks.ts'
+import { parsePackKey } from './object-keys.ts'
 
 export interface ReuseRules {
   mayReuse(pack: PackId, slot: number): boolean
   /** False: nothing of this pack may be reused, so its footer need not be read. */
   mayReadPack(pack: PackId): boolean
+  /** Whether an open GC run may remove it. */
+  isCondemned(pack: PackId, slot: number): boolean
 }
 
 /** A run's record may name all packs of a repository. */
 const CONDEMNED_MAX = 10_000_000
 
 /** To be called after the lease is stored and before any pack is looked for: that order is what GC relies on. */
-export async function readReuseRules(control: ControlObjects, options: AbortOptions): Promise<ReuseRules> {
+export async function readReuseRules(
+  control: ControlObjects,
+  damaged: readonly DamageMark[],
+  options: AbortOptions,
+): Promise<ReuseRules> {
   const packs = new Set<string>()
   const slots = new Map<string, Set<number>>()
   try {
@@ -37,12 +44,15 @@ export async function readReuseRules(control: ControlObjects, options: AbortOpti
     }
   } catch (error) {
     // A record that cannot be read may condemn anything: without it nothing is safe to reuse but the base.
-    if (isIntegrityError(error)) return { mayReuse: () => false, mayReadPack: () => false }
+    if (isIntegrityError(error)) return { mayReuse: () => false, mayReadPack: () => false, isCondemned: () => true }
     throw error
   }
-  for await (const key of control.list('damaged', options)) packs.add(key.slice(damagedPrefix.length))
+  // Whole packs: the neighbours of a rotten record lie on the same disk.
+  const rotten = new Set<string>(damaged.map(({ pack }) => pack))
+  const isCondemned = (pack: PackId, slot: number) => packs.has(pack) || slots.get(pack)?.has(slot) === true
   return {
-    mayReuse: (pack, slot) => !packs.has(pack) && !slots.get(pack)?.has(slot),
-    mayReadPack: pack => !packs.has(pack),
+    mayReuse: (pack, slot) => !rotten.has(pack) && !isCondemned(pack, slot),
+    mayReadPack: pack => !rotten.has(pack) && !packs.has(pack),
+    isCondemned,
   }
 }

@@ -20,6 +20,8 @@ interface OpenNode {
   readonly entries: (TreeEntry | undefined)[]
   /** Positions whose entry was decided here; the others are the base's. */
   readonly decided: Set<number>
+  /** Something below has another place though its content is the same: this node is stored anew, whatever its id. */
+  isMoved: boolean
 }
 
 export class TreeWriter {
@@ -46,6 +48,7 @@ export class TreeWriter {
     this.#rise(index, 1)
     const width = widthAt(this.#geometry, 0)
     const leaf = await this.#enter(0, Math.floor(index / width), options)
+    if (isElsewhere(leaf.entries[index % width], entry)) leaf.isMoved = true
     decide(leaf, index % width, entry)
   }
 
@@ -83,9 +86,13 @@ export class TreeWriter {
       const above = this.#above(level, index)
       await this.#enter(level + 1, above.index, options)
     }
-    const entered: OpenNode = { index, entries: await this.#baseEntries(level, index, options), decided: new Set() }
+    const entered = await this.#openNode(level, index, options)
     this.#open[level] = entered
     return entered
+  }
+
+  async #openNode(level: number, index: number, options: AbortOptions): Promise<OpenNode> {
+    return { index, entries: await this.#baseEntries(level, index, options), decided: new Set(), isMoved: false }
   }
 
   /** Closes the open nodes of levels 0 to `level`, from below. */
@@ -97,7 +104,10 @@ export class TreeWriter {
       const { index, position } = this.#above(k, node.index)
       const parent = this.#open[k + 1]
       if (parent?.index !== index) throw new RangeError('a node was left after its parent')
-      decide(parent, position, await this.#store(k, node.entries, parent.entries[position], options))
+      const before = parent.entries[position]
+      const stored = await this.#store(k, node, before, options)
+      if (isElsewhere(before, stored)) parent.isMoved = true
+      decide(parent, position, stored)
       this.#open[k] = undefined
     }
   }
@@ -111,13 +121,13 @@ export class TreeWriter {
 
   async #store(
     level: number,
-    entries: readonly (TreeEntry | undefined)[],
+    { entries, isMoved }: Pick<OpenNode, 'entries' | 'isMoved'>,
     before: TreeEntry | undefined,
     options: AbortOptions,
   ): Promise<TreeEntry | undefined> {
     if (entries.every(entry => entry === undefined)) return undefined
     const id = this.#nodes.idOf(level, entries)
-    if (before && Buffer.compare(before.id, id) === 0) return before
+    if (before && !isMoved && isSame(before, id) && this.#nodes.mayKeep(before)) return before
     const placed = await this.#nodes.append(level, entries, id, options)
     this.#bytesWritten += placed.length + idPrefixBytes + 3
     return placed
@@ -164,9 +174,9 @@ export class TreeWriter {
   }
 
   async #build(level: number, index: number, options: AbortOptions): Promise<TreeEntry | undefined> {
-    const node: OpenNode = { index, entries: await this.#baseEntries(level, index, options), decided: new Set() }
+    const node = await this.#openNode(level, index, options)
     await this.#fillAbove(level, node, options)
-    return await this.#store(level, node.entries, undefined, options)
+    return await this.#store(level, node, undefined, options)
   }
 
   async #clear(level: number, index: number, first: number, end: number, options: AbortOptions): Promise<number> {
@@ -193,6 +203,12 @@ export class TreeWriter {
     return level >= 0 && this.#open[level]?.index === index
   }
 }
+
+const isSame = (entry: TreeEntry, id: Uint8Array): boolean => Buffer.compare(entry.id, id) === 0
+
+/** The same content in another place. Node ids cover contents alone, so that nothing else would tell. */
+const isElsewhere = (before: TreeEntry | undefined, now: TreeEntry | undefined): boolean =>
+  before !== undefined && now !== undefined && before !== now && isSame(before, now.id)
 
 function decide(node: OpenNode, position: number, entry: TreeEntry | undefined): void {
   node.entries[position] = entry

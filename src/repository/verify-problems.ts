@@ -1,7 +1,8 @@
 /** What verify found, gathered by object: a lost pack of 256 chunks is one problem, with all that it harms. */
 import { isLifeboatError, messageOf } from '../core/errors.ts'
-import type { PointId } from '../core/ids.ts'
+import type { PackId, PointId } from '../core/ids.ts'
 import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
+import { packKey, parsePackKey } from './object-keys.ts'
 
 /** 'unchecked': it could not be found out, for instance because the store did not answer. */
 export type ProblemKind = 'missing' | 'corrupt' | 'absurd' | 'unchecked'
@@ -13,8 +14,19 @@ export interface VerifyProblem {
   /** The first of this kind in this object. */
   readonly message: string
   readonly points: readonly PointId[]
+  /** Which records of a pack are bad: for its mark. Absent where the object is no pack. */
+  readonly damage?: PackDamage
   /** Empty where the whole point cannot be opened. */
   readonly disks: readonly { readonly point: PointId; readonly disk: string; readonly ranges: readonly Range[] }[]
+}
+
+export interface PackDamage {
+  readonly pack: PackId
+  /** The pack's own key, also where a rewritten object of it was read. */
+  readonly object: string
+  readonly slots: readonly number[]
+  /** Their content id prefixes. */
+  readonly contents: readonly Uint8Array[]
 }
 
 export interface Problem {
@@ -22,6 +34,8 @@ export interface Problem {
   readonly kind: ProblemKind
   readonly message: string
   readonly points: Set<PointId>
+  /** Content id prefixes by slot. */
+  readonly records: Map<number, Uint8Array>
   readonly harmed: Map<string, { point: PointId; disk: string; ranges: Range[] }>
 }
 
@@ -38,17 +52,18 @@ export class ProblemLog {
     const name = `${kind} ${object}`
     const known = this.#problems.get(name)
     if (known) return known
-    const problem: Problem = { object, kind, message, points: new Set(), harmed: new Map() }
+    const problem: Problem = { object, kind, message, points: new Set(), records: new Map(), harmed: new Map() }
     this.#problems.set(name, problem)
     return problem
   }
 
   list(): VerifyProblem[] {
-    return [...this.#problems.values()].map(({ object, kind, message, points, harmed }) => ({
+    return [...this.#problems.values()].map(({ object, kind, message, points, records, harmed }) => ({
       object,
       kind,
       message,
       points: [...points],
+      ...damageOf(object, kind, records),
       disks: [...harmed.values()].map(({ point, disk, ranges }) => ({ point, disk, ranges: mergeRanges(ranges) })),
     }))
   }
@@ -64,6 +79,13 @@ export function addHarm(problem: Problem, point: PointId, disk: string, range: R
     known.ranges[known.ranges.length - 1] = { offset: last.offset, length: last.length + range.length }
   else if (known) known.ranges.push(range)
   else problem.harmed.set(name, { point, disk, ranges: [range] })
+}
+
+function damageOf(object: string, kind: ProblemKind, records: Problem['records']): { damage?: PackDamage } {
+  const place = kind === 'unchecked' ? undefined : parsePackKey(object)
+  if (!place) return {}
+  const own = packKey(place.kind, place.domain, place.pack)
+  return { damage: { pack: place.pack, object: own, slots: [...records.keys()], contents: [...records.values()] } }
 }
 
 function kindOf(error: unknown): ProblemKind {

@@ -9,7 +9,9 @@ import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { topRoot } from './node-codec.ts'
 import { packKey } from './object-keys.ts'
 import type { OpenedRepository } from './open.ts'
+import { idPrefixBytes } from './pack-codec.ts'
 import { PlaceSet } from './place-set.ts'
+import type { ReadPlan } from './read-plan.ts'
 import { openRecoveryPoint, openTree, type ReadContext } from './recovery-point.ts'
 import type { ChunkRef, Manifest, ManifestDisk, PointSummary } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
@@ -31,6 +33,8 @@ export interface VerifyRequest extends AbortOptions {
   /** Of the chunks; nodes are always read. 100 by default. */
   readonly samplePercent?: number
   readonly progress?: (done: { readonly checked: number; readonly bytes: number }) => void
+  /** For a dry run: chunks are entered here instead of being read. Nodes are read: they say which chunks there are. */
+  readonly plan?: ReadPlan
 }
 
 /** Chunks in one go, so that neighbours share GETs; their contents are dropped as soon as they were checked. */
@@ -38,9 +42,9 @@ const BATCH_BYTES = 32 * MiB
 
 export async function verifyPoints(
   { reading }: Pick<OpenedRepository, 'reading'>,
-  { points, samplePercent = 100, signal, progress }: VerifyRequest,
+  { points, samplePercent = 100, signal, progress, plan }: VerifyRequest,
 ): Promise<VerifyResult> {
-  const run = new VerifyRun(reading, samplePercent / 100, progress)
+  const run = new VerifyRun(reading, samplePercent / 100, { progress, plan })
   const opened: Manifest[] = []
   for (const point of points) {
     signal?.throwIfAborted()
@@ -58,16 +62,18 @@ class VerifyRun {
   readonly #context: ReadContext
   readonly #fraction: number
   readonly #progress: VerifyRequest['progress']
+  readonly #plan: ReadPlan | undefined
   readonly #seen = new PlaceSet()
   readonly #bad = new PlaceSet()
   readonly #problems = new ProblemLog()
   /** By record, what is wrong with it. */
   readonly #problemOf = new Map<string, Problem>()
 
-  constructor(context: ReadContext, fraction: number, progress: VerifyRequest['progress']) {
+  constructor(context: ReadContext, fraction: number, { progress, plan }: Pick<VerifyRequest, 'progress' | 'plan'>) {
     this.#context = context
     this.#fraction = fraction
     this.#progress = progress
+    this.#plan = plan
   }
 
   get hasBadRecords(): boolean {
@@ -161,6 +167,10 @@ class VerifyRun {
   }
 
   async #chunks(tree: TreeReader, batch: readonly ChunkRef[], options: AbortOptions): Promise<void> {
+    if (this.#plan) {
+      this.#plan.add(batch, tree.geometry.chunkSize)
+      return
+    }
     const { domain } = tree
     const request = { kind: 'data', domain, chunkSize: tree.geometry.chunkSize, checkIds: 'all' } as const
     const receiver = {
@@ -179,8 +189,10 @@ class VerifyRun {
   }
 
   #failed({ domain }: TreeReader, kind: 'data' | 'meta', ref: ChunkRef, error: unknown): void {
+    const problem = this.#problems.note(error, packKey(kind, domain, ref.pack))
+    problem.records.set(ref.slot, ref.id.slice(0, idPrefixBytes))
     this.#bad.add(ref)
-    this.#problemOf.set(nameOf(ref), this.#problems.note(error, packKey(kind, domain, ref.pack)))
+    this.#problemOf.set(nameOf(ref), problem)
   }
 
   #isSampled(): boolean {

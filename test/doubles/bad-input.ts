@@ -89,7 +89,8 @@ export function refused(answer: Answer, { exit, code, message, object }: Refusal
   const { error, stderr } = answer
   const told = `${answer.stdout}${stderr}`
   assert.deepEqual([answer.code, error.code], [exit, code], told)
-  assert.ok(error.message && stderr.startsWith(`lifeboat: ${error.message}`), told)
+  const failure = stderr.replace(/^(?:warning: .*\n)+/, '')
+  assert.ok(error.message && failure.startsWith(`lifeboat: ${error.message}`), told)
   assert.ok(error.hint && stderr.includes(`what to do: ${error.hint}`), `no hint: ${told}`)
   assert.doesNotMatch(stderr, /^\s+at /m)
   if (message) assert.match(error.message, message)

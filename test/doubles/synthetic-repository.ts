@@ -6,6 +6,7 @@ import { hex, leaseId, pointId } from '../../src/core/ids.ts'
 import { parseConfig } from '../../src/crypto/config-mac.ts'
 import { chunkId } from '../../src/crypto/ids.ts'
 import { twinPipeline } from '../../src/native/twin.ts'
+import { Healing } from '../../src/repository/healing.ts'
 import { contentOf, encodeNode, topRoot } from '../../src/repository/node-codec.ts'
 import { NodeWriter, namedRefs, type TreeEntry } from '../../src/repository/node-writer.ts'
 import { pointKey } from '../../src/repository/object-keys.ts'
@@ -38,7 +39,7 @@ export async function syntheticPoint(
     contentMax: chunkSize,
     onClose: pack => nodes.named(pack.id),
   })
-  const nodes: NodeWriter = new NodeWriter(context, () => data.close())
+  const nodes: NodeWriter = new NodeWriter(context, await Healing.begin(context, [], {}), () => data.close())
   const tree = treeGeometry(size, chunkSize)
   const isThere = (position: number) => (position * 389) % 1024 < density || position === 0
 

@@ -1,0 +1,120 @@
+/**
+ * A repair object: `<damaged pack>.<run>`, whose rows name other packs' records of the same contents
+ * (docs/repository-format.md, section 4). Each record is authenticated before it is copied.
+ */
+
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { hex, type PackId, unhex } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { sealFooter } from '../crypto/footer.ts'
+import { packKey } from './object-keys.ts'
+import { buildTrailer, encodeChecksums, encodeRows, idPrefixBytes, type PackKind } from './pack-codec.ts'
+import { epochOf, RecordKeys } from './record-keys.ts'
+import { RecordOpener } from './record-opener.ts'
+import { planRuns } from './record-runs.ts'
+import type { ChunkRef } from './repository.ts'
+import type { WriteContext } from './write-context.ts'
+
+export interface Repair {
+  readonly kind: PackKind
+  /** The damaged one. */
+  readonly pack: PackId
+  /** Where its contents lie whole. */
+  readonly refs: readonly ChunkRef[]
+}
+
+interface Copied {
+  readonly ref: ChunkRef
+  readonly stored: Uint8Array
+}
+
+/** Gives how many records were copied: those that do not authenticate where they were said to lie are left out. */
+export async function storeRepair(context: WriteContext, repair: Repair, options: AbortOptions): Promise<number> {
+  const opener = new RecordOpener({ ...context, recordKeys: new RecordKeys(context.keyring) })
+  let held: Copied[] = []
+  let bytes = 0
+  let copied = 0
+  const flush = async () => {
+    if (held.length > 0) await putRepair(context, repair, held, options)
+    copied += held.length
+    held = []
+    bytes = 0
+  }
+  for (const [pack, refs] of Map.groupBy(repair.refs, ref => ref.pack)) {
+    const object = packKey(repair.kind, context.domain.domain, pack)
+    for (const run of planRuns(refs, runBounds(repair.kind, context.chunkSize))) {
+      for (const record of await authenticated(context, opener, repair.kind, object, run, options)) {
+        held.push(record)
+        bytes += record.stored.length
+      }
+      if (bytes >= limits.packTargetBytes) await flush()
+    }
+  }
+  await flush()
+  return copied
+}
+
+/** Their contents are decoded to be checked. */
+const runBounds = (kind: PackKind, chunkSize: number) => ({
+  gapBytes: limits.coalesceGapBytes,
+  runBytes: limits.getBytesMax,
+  runRecords: Math.max(1, Math.floor(limits.getPlainBytesMax / (kind === 'data' ? chunkSize : limits.nodeBytesMax))),
+})
+
+async function authenticated(
+  { store, domain, chunkSize }: WriteContext,
+  opener: RecordOpener,
+  kind: PackKind,
+  object: string,
+  run: { readonly offset: number; readonly length: number; readonly records: readonly ChunkRef[] },
+  options: AbortOptions,
+): Promise<Copied[]> {
+  let bytes: Uint8Array
+  try {
+    bytes = await store.get(object, { offset: run.offset, length: run.length }, options)
+  } catch (error) {
+    if (isLifeboatError(error, 'store-not-found')) return []
+    throw error
+  }
+  const sealed = run.records.map(({ pack, slot, id, offset, length }) => {
+    const stored = bytes.subarray(offset - run.offset, offset - run.offset + length)
+    return { object, pack, slot, id, stored }
+  })
+  const request = { kind, domain: domain.domain, chunkSize, checkIds: 'all' } as const
+  const opened = await opener.open(request, sealed, options)
+  return run.records.flatMap((ref, n) =>
+    opened[n] instanceof LifeboatError ? [] : [{ ref, stored: sealed[n]!.stored }],
+  )
+}
+
+async function putRepair(
+  { store, keys, keyring, domain: { domain }, random }: WriteContext,
+  { kind, pack }: Repair,
+  records: readonly Copied[],
+  options: AbortOptions,
+): Promise<void> {
+  const objectKey = packKey(kind, domain, pack, hex(random(8)))
+  // Readers open its footer with the keys of the epoch that the damaged pack's name tells.
+  const { metadataKey } = await keyring.domainKeys(domain, epochOf(pack), options)
+  const rows = {
+    count: records.length,
+    idPrefixes: Buffer.concat(records.map(({ ref }) => ref.id.subarray(0, idPrefixBytes))),
+    lengths: Uint32Array.from(records, ({ stored }) => stored.length),
+    origins: {
+      packs: Buffer.concat(records.map(({ ref }) => unhex(ref.pack))),
+      slots: Uint16Array.from(records, ({ ref }) => ref.slot),
+    },
+  }
+  const footer = sealFooter({ repository: keys.repository, objectKey }, metadataKey, encodeRows(rows), random)
+  const body = records.map(({ stored }) => stored)
+  const checksums = encodeChecksums([...body, footer])
+  const trailer = buildTrailer(pack, kind, {
+    rowCount: records.length,
+    rewritten: true,
+    bodyLength: body.reduce((sum, { length }) => sum + length, 0),
+    footerLength: footer.length,
+    checksums,
+  })
+  await store.put(objectKey, [...body, footer, checksums, trailer], options)
+}
