@@ -15,10 +15,15 @@ import { diffCommand } from './diff.ts'
 import { doctorCommand } from './doctor.ts'
 import { exitCode, exitCodeOf } from './exit-code.ts'
 import { exportCommand } from './export.ts'
+import { forgetCommand } from './forget.ts'
+import { holdCommand } from './hold.ts'
 import { explained } from './host-files.ts'
 import { initCommand } from './init.ts'
 import type { Surroundings } from './invocation.ts'
+import { logCommand } from './log.ts'
 import { pointsCommand } from './points.ts'
+import { policyCommand } from './policy.ts'
+import { pruneCommand } from './prune.ts'
 import { restoreCommand } from './restore.ts'
 import { sessionCommand } from './session.ts'
 import { showCommand } from './show.ts'
@@ -37,6 +42,11 @@ const VERBS: readonly Verb[] = [
   bootCommand,
   sessionCommand,
   verifyCommand,
+  forgetCommand,
+  pruneCommand,
+  policyCommand,
+  holdCommand,
+  logCommand,
   doctorCommand,
 ]
 

@@ -42,6 +42,15 @@ export const limits = {
   /** Contents that one backup looks out for to heal: 16 GiB of chunks in some 60 MiB. The rest is the next backup's. */
   healContentsMax: 2 ** 18,
 
+  /** Ten years: in compliance mode nobody can take back a slip of the keyboard. */
+  lockForMaxMs: 3653 * 24 * 3_600_000,
+  /** Versions of one key that a reader tries, the oldest first: the first one is ours, whoever puts more on top of it. */
+  versionsTriedMax: 8,
+  /** Ledgers of renewals that are kept; the newest counts. */
+  ledgersKept: 8,
+  /** Keys that a ledger names: about 48 MiB. */
+  ledgerKeysMax: 500_000,
+
   scryptLogNMax: 20,
   scryptLogNDefault: 17,
   /** N x r: 1 GiB of memory. Slots lie in the clear, so that whoever writes to the store chooses these numbers. */
@@ -71,8 +80,6 @@ export const limits = {
   keepCountMax: 100_000,
   /** A reason is read in tables and messages. */
   holdReasonMax: 1000,
-  /** A backup that never became a point may still be adopted (`verify --adopt`) for so long. */
-  voidKeptMs: 30 * 24 * 3_600_000,
 
   /** Of 64 ids one is a hook in the index. */
   indexSampleMask: 63,

@@ -32,17 +32,19 @@ export async function readAuditLog(
   const keys: string[] = []
   const startAfter = since && `${auditPrefix}${keyTime(since)}`
   for await (const { key } of store.list(auditPrefix, { startAfter, signal })) if (parseAuditKey(key)) keys.push(key)
-  const earlier = Math.max(0, keys.length - limit)
+  // The cut falls between seconds: which of one second was later, the entries themselves say.
+  const cut = keys.at(-limit)
+  const from = cut === undefined ? 0 : keys.findIndex(key => key.startsWith(cut.slice(0, TIMED)))
   const entries: AuditEntry[] = []
   const damaged: string[] = []
   await forEachLimited(
-    keys.slice(earlier),
+    keys.slice(from),
     limits.getsInFlight,
     async (key, each) => {
       try {
         const fields = await control.get('audit', key, { signal: each })
         const [action, who, when] = [fields?.text('action'), fields?.text('who'), fields?.date('when')]
-        // One that vanishes while it is read was removed by somebody: an audit is never removed by Lifeboat.
+        // Lifeboat removes no entry: one that vanishes while it is read was removed by somebody.
         if (fields && action && who && when) entries.push({ key, when, who, action, details: fields.object('details') })
         else damaged.push(key)
       } catch (error) {
@@ -52,5 +54,9 @@ export async function readAuditLog(
     },
     { signal },
   )
-  return { entries: entries.sort((a, b) => (a.key < b.key ? -1 : 1)), damaged: damaged.sort(), earlier }
+  const newest = entries.sort((a, b) => a.when.getTime() - b.when.getTime() || (a.key < b.key ? -1 : 1)).slice(-limit)
+  return { entries: newest, damaged: damaged.sort(), earlier: from + entries.length - newest.length }
 }
+
+/** 'audit/<time>': the part of a key that is a time. */
+const TIMED = auditPrefix.length + 16

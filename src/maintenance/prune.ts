@@ -1,9 +1,8 @@
 /** Retention applied: which points of which VM stay, each with its reasons, and which are forgotten. */
 import { LifeboatError } from '../core/errors.ts'
-import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import { refuseClockSkew } from '../repository/clock-skew.ts'
 import type { PointSummary } from '../repository/repository.ts'
-import { refuseClockSkew } from './clock-skew.ts'
 import { applyForget } from './forget.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 import { checkPolicy, listPolicies, policyOf } from './policy.ts'
@@ -94,9 +93,8 @@ function judge(
   const byPolicy = policy ? retained(sound, policy, request.zone) : new Map<PointSummary, readonly string[]>()
   const why = policy ? `outside ${describePolicy(policy)}` : ''
   return points.flatMap(({ point, standing }) => {
-    if (standing === 'forgotten') return []
-    if (standing === 'void')
-      return [{ point, reasons: isAdoptable(point, survey) ? ['void'] : [], why: 'its backup never ended' }]
+    // Void ones may still be adopted; a collection marks them in the end.
+    if (standing === 'forgotten' || standing === 'void') return []
     const reasons = [
       ...(policy ? (byPolicy.get(point) ?? []) : ['no policy']),
       ...(survey.newest.has(point.id) && !request.lastPoint ? ['newest'] : []),
@@ -108,9 +106,6 @@ function judge(
 }
 
 const UNSOUND = { unsettled: 'just written', damaged: 'damaged', future: 'dated in the future' } as const
-
-const isAdoptable = ({ takenAt }: PointSummary, { now }: Survey): boolean =>
-  now.getTime() - takenAt.getTime() < limits.voidKeptMs
 
 async function lockedAside(
   context: MaintenanceContext,

@@ -34,8 +34,6 @@ export interface Survey {
   readonly claims: Claims
   /** Ids: of each VM the newest by its time, and the last that was made, which is another one where a clock was wrong. */
   readonly newest: ReadonlySet<string>
-  /** The store's clock. */
-  readonly now: Date
 }
 
 /**
@@ -61,7 +59,7 @@ export async function surveyPoints(
     const isSettled = early.has(point.key) && !claims.isBeingWritten(point)
     return [{ point, standing: standingOf(point, sequence, isSettled, now), sequence: Number(sequence) || 0 }]
   })
-  return { points, claims, newest: newestOf(points), now }
+  return { points, claims, newest: newestOf(points) }
 }
 
 function standingOf(

@@ -11,6 +11,7 @@ export interface Hold {
   readonly point: PointId
   readonly who: string
   readonly reason: string
+  readonly created?: Date
 }
 
 export interface HoldList {
@@ -36,6 +37,7 @@ export async function listHolds(control: ControlObjects, options: AbortOptions =
             point: pointId(hold.hex('point', 8)),
             who: hold.text('who'),
             reason: hold.text('reason'),
+            ...(hold.has('created') ? { created: hold.date('created') } : {}),
           })
       } catch (error) {
         if (!isIntegrityError(error)) throw error
