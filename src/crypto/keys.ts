@@ -74,4 +74,4 @@ export type EnvelopeKind =
   | 'audit'
   | 'policy'
   | 'lock-ledger'
-  | 'epoch-claim'
+  | 'claim'

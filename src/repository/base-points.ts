@@ -27,7 +27,7 @@ export async function listPointKeys(
  * that was stored before the first answer is seen, and one that comes later belongs to a GC run that waits for our lease.
  */
 export async function checkBase(
-  context: WriteContext,
+  context: Pick<WriteContext, 'store' | 'keys' | 'random'>,
   control: ControlObjects,
   point: PointId,
   key: string,
@@ -46,7 +46,7 @@ export const isFenced = async (control: ControlObjects, { lease }: Pick<Manifest
 }
 
 /** Whether it is there at all counts: a mark that does not authenticate is no reason to build upon a point. */
-const exists = async ({ store }: WriteContext, key: string, options: AbortOptions): Promise<boolean> =>
+const exists = async ({ store }: Pick<WriteContext, 'store'>, key: string, options: AbortOptions): Promise<boolean> =>
   (await store.head(key, options)) !== undefined
 
 export interface Succession {

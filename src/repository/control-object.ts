@@ -24,7 +24,7 @@ const FOLDERS: Readonly<Record<ControlKind, string>> = {
   audit: 'audit/',
   policy: 'policies/',
   'lock-ledger': 'locks/',
-  'epoch-claim': 'epochs/',
+  claim: 'claims/',
 }
 
 /** A run may condemn a good part of all packs, and a ledger name all that it extended. */

@@ -159,9 +159,8 @@ function assemble(
     },
     openPoint: (point, options) => openRecoveryPoint(reading, point, options),
     dropPin: (pinId, options) => control.delete([pinKey(pinId)], options),
-    beginPoint: async point => {
-      const domain = await ring.domainKeys(config.domain, 0, { signal: point.signal })
-      return beginPoint(
+    beginPoint: point =>
+      beginPoint(
         {
           store,
           pipeline,
@@ -170,15 +169,14 @@ function assemble(
           keys,
           keyring: ring,
           records,
-          domain,
+          defaultDomain: config.domain,
           chunkSize: config.chunkSize,
           host,
           leaseExpiryMs,
           leaseRefreshMs: Math.min(limits.leaseRefreshMs, leaseExpiryMs / 6),
         },
         point,
-      )
-    },
+      ),
     async [Symbol.asyncDispose]() {},
   }
 }
