@@ -25,6 +25,14 @@ export interface RepositoryConfig {
   readonly domain: DomainId
   /** What the store was seen to honour; for people. */
   readonly store: Readonly<Record<string, unknown>>
+  /** Absent: nothing is locked. */
+  readonly lock?: ConfigLock
+}
+
+export interface ConfigLock {
+  readonly mode: 'governance' | 'compliance'
+  readonly forMs: number
+  readonly renewEveryMs: number
 }
 
 export interface UnverifiedConfig {
@@ -47,6 +55,7 @@ export function encodeConfig(config: RepositoryConfig, keys: RepositoryKeys): Ui
     domain: config.domain,
     keyCheck: hex(keys.check.subarray(0, CHECK_BYTES)),
     store: config.store,
+    ...(config.lock ? { lock: config.lock } : {}),
   })
   const signed = new TextEncoder().encode(json.slice(0, -1))
   return Buffer.concat([signed, new TextEncoder().encode(`${MAC_MEMBER}${hex(macOf(signed, keys))}"}`)])
@@ -68,6 +77,7 @@ export function parseConfig(bytes: Uint8Array): UnverifiedConfig {
     encryption: only(document, 'encryption', ['aes-256-gcm', 'none']),
     domain: domainId(hex(document.bytes('domain', 8))),
     store: document.object('store').members,
+    ...(document.members.lock === undefined ? {} : { lock: lockOf(document.object('lock')) }),
   }
   return { config, keyCheck: document.bytes('keyCheck', CHECK_BYTES), mac, signed }
 }
@@ -85,6 +95,12 @@ export function verifyConfig(unverified: UnverifiedConfig, keys: RepositoryKeys)
 
 const macOf = (signed: Uint8Array, keys: RepositoryKeys): Uint8Array =>
   createHmac('sha256', keys.config).update(signed).digest()
+
+const lockOf = (lock: ClearDocument): ConfigLock => ({
+  mode: only(lock, 'mode', ['governance', 'compliance']),
+  forMs: lock.number('forMs'),
+  renewEveryMs: lock.number('renewEveryMs'),
+})
 
 function only<T extends string>(document: ClearDocument, name: string, known: readonly T[]): T {
   const text = document.text(name)

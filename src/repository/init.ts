@@ -11,10 +11,14 @@ import { newDomainKeys, sealDomainKeys } from '../crypto/domain-keys.ts'
 import { encodeKeySlot, type ScryptCost, wrapFor } from '../crypto/key-slot.ts'
 import type { Credential } from '../crypto/keys.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
+import { refuseClockSkew } from './clock-skew.ts'
 import { getBounded } from './control-object.ts'
 import { withData } from './keyring.ts'
+import { checkLockPolicy, type LockPolicy } from './lock-policy.ts'
+import { lockedStore } from './locked-store.ts'
 import { configKey, domainKeysKey, keysPrefix, slotKey } from './object-keys.ts'
 import { isChunkSize } from './tree-geometry.ts'
+import { unhidden } from './unhidden.ts'
 
 export interface InitRequest extends AbortOptions {
   readonly store: ObjectStore
@@ -24,6 +28,8 @@ export interface InitRequest extends AbortOptions {
    */
   readonly credential: Credential | (() => Promise<Credential>)
   readonly chunkSize?: number
+  /** Needs a store with versions and Object Lock. */
+  readonly lock?: LockPolicy
   readonly random: Random
   readonly clock: Clock
   /** Of a passphrase; lower only where the repository holds nothing of value. */
@@ -36,20 +42,26 @@ export interface InitResult {
   readonly chunkSize: number
   readonly encryption: 'aes-256-gcm' | 'none'
   readonly store: StoreCapabilities
+  readonly lock?: LockPolicy
 }
 
 const PROBE_PREFIX = 'probe/'
 
 /** Throws 'repository-exists' for a place that holds anything but the remains of an init that never finished. */
 export async function initRepository(request: InitRequest): Promise<InitResult> {
-  const { store, chunkSize = limits.chunkSizeDefault, random, clock, signal } = request
+  const { chunkSize = limits.chunkSizeDefault, lock, random, clock, signal } = request
   if (!isChunkSize(chunkSize))
     throw new LifeboatError('usage', `a chunk size of ${chunkSize} bytes is not possible`, {
       hint: 'Use a power of two from 4 KiB to 4 MiB.',
     })
-  await refuseNonEmpty(store, { signal })
+  if (lock) checkLockPolicy(lock)
+  // What somebody has hidden in a bucket that locks is there for all that.
+  await refuseNonEmpty(lock ? unhidden(request.store) : request.store, { signal })
   const credential = typeof request.credential === 'function' ? await request.credential() : request.credential
-  const capabilities = await store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
+  const capabilities = await request.store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
+  refuseUnsuitable(request.store, capabilities, lock)
+  if (lock) await refuseClockSkew({ store: request.store, clock }, { signal })
+  const store = lock ? lockedStore(request.store, lock, clock) : request.store
 
   const repository = repositoryId(hex(random(16)))
   const domain = domainId(hex(random(8)))
@@ -63,10 +75,24 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
   const domainKeys = sealDomainKeys(newDomainKeys(domain, 0, random), withData(keys), random)
   await store.put(domainKeysKey(domain, 0), [domainKeys], { signal })
 
-  const config = encodeConfig({ repository, created, chunkSize, encryption, domain, store: { ...capabilities } }, keys)
-  await putConfig(store, config, { signal })
-  return { repository, format: 1, chunkSize, encryption, store: capabilities }
+  const described = { repository, created, chunkSize, encryption, domain, store: { ...capabilities }, lock } as const
+  await putConfig(store, encodeConfig(described, keys), { signal })
+  return { repository, format: 1, chunkSize, encryption, store: capabilities, ...(lock ? { lock } : {}) }
 }
+
+/** What would break the repository later is refused while nothing is in it. */
+function refuseUnsuitable({ url }: ObjectStore, found: StoreCapabilities, lock: LockPolicy | undefined): void {
+  const [concern] = found.concerns ?? []
+  if (concern) throw new LifeboatError('store-unsuitable', `${url}: ${concern.message}`, { hint: concern.hint })
+  if (!lock || (found.objectLock && found.versioning)) return
+  throw new LifeboatError('store-unsuitable', `${url} cannot lock objects: it has no ${missingFor(found)}`, {
+    details: { versioning: found.versioning, objectLock: found.objectLock },
+    hint: 'Object Lock is switched on when a bucket is made: make a new one with it, or leave out --lock-mode.',
+  })
+}
+
+const missingFor = ({ versioning, objectLock }: StoreCapabilities): string =>
+  [...(versioning ? [] : ['versioning']), ...(objectLock ? [] : ['Object Lock'])].join(' and no ')
 
 /** Keys without a config belong to nobody: those of an init that was interrupted, or of one that is at work and will find our config. */
 async function refuseNonEmpty(store: ObjectStore, options: AbortOptions): Promise<void> {

@@ -1,14 +1,15 @@
+import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import type { MaintenanceContext } from './maintenance.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
 
 /**
  * Throws 'clock-skew' where this host's clock and the store's are far apart. Nothing is removed by either, but points are
- * told from such of the future by the store's, and what is written now is dated by the host's: one of the two is wrong.
+ * told from such of the future by the store's, and what is written now is dated, and locked, by the host's: one of the two is wrong.
  */
 export async function refuseClockSkew(
-  { store, clock }: Pick<MaintenanceContext, 'store' | 'clock'>,
+  { store, clock }: { readonly store: Pick<ObjectStore, 'now'>; readonly clock: Clock },
   options: AbortOptions = {},
 ): Promise<void> {
   const before = clock.now().getTime()
