@@ -44,26 +44,28 @@ export async function writeDomain(
   return ownDomain(context, { signal })
 }
 
-/** Undefined: a fresh one of its own, also where the keys of the former one were destroyed. A VM once apart stays apart. */
+/**
+ * That of the VM's newest manifest, whatever became of its point: a VM once apart stays apart. Undefined: a fresh one of its own,
+ * also where the keys of the former one were destroyed.
+ */
 async function chosenDomain(
   context: DomainlessContext,
   control: ControlObjects,
   { vm, ownDomain, keys, signal }: DomainRequest,
 ): Promise<DomainId | undefined> {
   const { defaultDomain } = context
-  let apart: DomainId | undefined
+  let newest: DomainId | undefined
   for (const [point, key] of [...keys].reverse())
     try {
-      const committed = await checkBase(context, control, point, key, { signal })
-      if (committed?.manifest.domain === defaultDomain && ownDomain) throw notFirst(vm)
-      if (committed) return committed.manifest.domain
-      const given = await readStoredManifest(context, key, { signal })
-      if (given && given.manifest.domain !== defaultDomain) apart ??= given.manifest.domain
+      const stored = await readStoredManifest(context, key, { signal })
+      newest ??= stored?.manifest.domain
+      if (newest !== undefined && (newest !== defaultDomain || !ownDomain)) return newest
+      if (stored && (await checkBase(context, control, point, key, { signal }))) throw notFirst(vm)
     } catch (error) {
       // A damaged manifest must not stop all later backups; verify reports it.
       if (!isIntegrityError(error)) throw error
     }
-  return apart ?? (ownDomain ? undefined : defaultDomain)
+  return ownDomain ? undefined : defaultDomain
 }
 
 const notFirst = (vm: string): LifeboatError =>
