@@ -8,9 +8,9 @@ import { listDamage } from '../repository/damage-marks.ts'
 import { hasLostNodes } from '../repository/healing.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { changedSince } from './changed-since.ts'
-import { makeFolder } from './host-files.ts'
 import { showEstimate } from './estimate.ts'
 import { estimateGuest } from './estimate-guest.ts'
+import { makeFolder } from './host-files.ts'
 import type { Invocation, OpenedRepository as Opened } from './invocation.ts'
 import type { Output } from './output.ts'
 import { resolvePoint } from './resolve-point.ts'
@@ -60,7 +60,8 @@ export const backupCommand = verb<Flags>({
         hint: 'leave one of them out',
       })
     await using opened = await invocation.openRepository({ dryRun: flags.dryRun })
-    if (flags.dryRun && flags.qmp !== undefined) return estimateGuest(invocation, opened, vm, { ...flags, qmp: flags.qmp })
+    if (flags.dryRun && flags.qmp !== undefined)
+      return await estimateGuest(invocation, opened, vm, { ...flags, qmp: flags.qmp })
     await using hypervisor = await hypervisorOf(invocation, vm, flags)
     const bar = output.progress()
     try {

@@ -2,13 +2,14 @@
 import { parse } from 'yaml'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { KiB } from '../core/limits.ts'
+import { type PriceList, parsePrices } from '../storage/prices.ts'
 import { readSmallFile } from './host-files.ts'
 
-/** It has four names. */
+/** It has a handful of names. */
 const CONFIG_FILE_MAX = 64 * KiB
 
 const NAMES = ['repo', 'key-file', 'cache-dir', 'state-dir'] as const
-export type ConfigFile = Partial<Readonly<Record<(typeof NAMES)[number], string>>>
+export type ConfigFile = Partial<Readonly<Record<(typeof NAMES)[number], string>>> & { readonly prices?: PriceList }
 
 export async function readConfigFile(path: string): Promise<ConfigFile> {
   let document: unknown
@@ -30,14 +31,21 @@ export async function readConfigFile(path: string): Promise<ConfigFile> {
       hint: `for example: repo: /srv/backup; known are ${NAMES.join(', ')}`,
     })
   const config: Record<string, string> = {}
+  let prices: PriceList | undefined
   for (const [name, value] of Object.entries(document)) {
+    if (name === 'prices') {
+      prices = parsePrices(value)
+      continue
+    }
     if (!NAMES.some(known => known === name))
-      throw new LifeboatError('usage', `${path}: '${name}' is not known`, { hint: `known are ${NAMES.join(', ')}` })
+      throw new LifeboatError('usage', `${path}: '${name}' is not known`, {
+        hint: `known are ${NAMES.join(', ')}, prices`,
+      })
     if (typeof value !== 'string')
       throw new LifeboatError('usage', `${path}: '${name}' must be a text`, {
         hint: `put it in quotes: ${name}: "..."`,
       })
     config[name] = value
   }
-  return config
+  return { ...config, ...(prices && { prices }) }
 }

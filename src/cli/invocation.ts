@@ -10,6 +10,7 @@ import type { Credential } from '../crypto/keys.ts'
 import type { OpenedRepository as Repository } from '../repository/open.ts'
 import type { Meter } from '../storage/metered.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
+import { defaultPrices, type PriceList } from '../storage/prices.ts'
 import { type ConfigFile, readConfigFile } from './config-file.ts'
 import { Output } from './output.ts'
 import { knownIdentity, rememberIdentity } from './repository-identity.ts'
@@ -38,11 +39,19 @@ export interface GlobalFlags {
   readonly retryFor?: string
 }
 
+interface OpenedStore {
+  readonly store: ObjectStore
+  readonly meter: Meter
+  bytesKept?(): number
+}
+
 export interface OpenedRepository extends AsyncDisposable {
   readonly repository: Repository
   readonly store: ObjectStore
   /** Requests and bytes that reached the store. */
   readonly meter: Meter
+  /** Of a dry run: what it would have left in the store. */
+  bytesKept(): number
 }
 
 export class Invocation {
@@ -99,6 +108,11 @@ export class Invocation {
     return url
   }
 
+  get prices(): { readonly list: PriceList; readonly isAssumed: boolean } {
+    const list = this.#config.prices
+    return list ? { list, isAssumed: false } : defaultPrices(this.repositoryUrl)
+  }
+
   get keyFile(): string | undefined {
     return this.flags.keyFile ?? this.surroundings.environment.LIFEBOAT_KEY_FILE ?? this.#config['key-file']
   }
@@ -115,7 +129,7 @@ export class Invocation {
   }
 
   /** The store with retries, `--limit-rate` and a meter of what really went over the wire. */
-  async openStore({ create = false } = {}): Promise<{ store: ObjectStore; meter: Meter }> {
+  async openStore({ create = false } = {}): Promise<OpenedStore> {
     const { openStore } = await import('../storage/store-url.ts')
     const { metered } = await import('../storage/metered.ts')
     const { retrying } = await import('../storage/retrying.ts')
@@ -132,12 +146,13 @@ export class Invocation {
     return { store: retrying(limited, { clock, random, retryForMs }), meter: counted.meter }
   }
 
-  async openRepository(): Promise<OpenedRepository> {
+  /** With `dryRun` nothing reaches the store but questions, and the meter counts what would have. */
+  async openRepository({ dryRun = false } = {}): Promise<OpenedRepository> {
     const { openRepository } = await import('../repository/open.ts')
     const { loadPipeline } = await import('../native/native.ts')
     const { clock, random } = this.surroundings
     const { leaseExpiry } = this.flags
-    const { store, meter } = await this.openStore()
+    const { store, meter, bytesKept } = dryRun ? await this.#openDryStore() : await this.openStore()
     try {
       const repository = await openRepository({
         store,
@@ -155,6 +170,7 @@ export class Invocation {
         repository,
         store,
         meter,
+        bytesKept: bytesKept ?? (() => 0),
         async [Symbol.asyncDispose]() {
           await repository[Symbol.asyncDispose]()
           await store[Symbol.asyncDispose]()
@@ -164,6 +180,14 @@ export class Invocation {
       await store[Symbol.asyncDispose]()
       throw error
     }
+  }
+
+  async #openDryStore(): Promise<OpenedStore> {
+    const { metered } = await import('../storage/metered.ts')
+    const { withoutWrites } = await import('../storage/without-writes.ts')
+    const { store } = await this.openStore()
+    const withheld = withoutWrites(store)
+    return { ...metered(withheld.store), bytesKept: withheld.bytesKept }
   }
 
   #folder(variable: string, name: 'state-dir' | 'cache-dir', forRoot: string, forUsers: string): string {

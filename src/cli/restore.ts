@@ -51,7 +51,7 @@ export const restoreCommand = verb<Flags>({
       output.warning('this host cannot write to the repository: the point is safe for the grace of a running gc only')
     const names = reference.disk === undefined ? point.manifest.disks.map(({ name }) => name) : [reference.disk]
     for (const name of names) point.disk(name)
-    if (flags.dryRun) return estimate(invocation, opened, point, names, flags)
+    if (flags.dryRun) return await estimate(invocation, opened, point, names, flags)
     const outputs = await restoreOutputs({
       output: flags.output ?? '',
       disk: reference.disk,

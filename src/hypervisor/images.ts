@@ -29,6 +29,8 @@ export interface ImageSettings {
   readonly clock: Clock
   readonly random: Random
   readonly log?: (message: string) => void
+  /** Neither images nor scan states are changed. */
+  readonly dryRun?: boolean
 }
 
 /** One image on its way into a point. */
@@ -68,6 +70,7 @@ async function captureImages(settings: ImageSettings, request: CaptureRequest): 
       omitted: selected.omitted,
       broken: new Promise(() => {}),
       async committed() {
+        if (settings.dryRun) return
         for (const { keep, disk } of captures)
           try {
             await keep()

@@ -9,13 +9,14 @@ import { applyBitmapSteps, type ImageInfo } from './qemu-img.ts'
 import { openWithQemuNbd } from './qemu-nbd.ts'
 
 export async function captureByBitmap(
-  { clock }: ImageSettings,
+  { clock, dryRun = false }: ImageSettings,
   image: Image,
   { size, bitmaps }: ImageInfo,
   request: CaptureRequest,
 ): Promise<ImageCapture> {
-  const apply = (steps: Parameters<typeof applyBitmapSteps>[1]) =>
-    applyBitmapSteps(image.path, steps, limits.bitmapGranularity)
+  const apply = async (steps: Parameters<typeof applyBitmapSteps>[1]) => {
+    if (!dryRun) await applyBitmapSteps(image.path, steps, limits.bitmapGranularity)
+  }
   const description = { name: image.name, size, format: image.format }
   const settlement = settle(
     bitmaps,

@@ -86,7 +86,7 @@ async function copyChunks(
 ): Promise<void> {
   const { size, chunkSize } = source
   const total = Math.ceil(size / chunkSize)
-  const atOnce = Math.max(1, Math.floor(limits.restoreBatchBytes / chunkSize))
+  const atOnce = chunksAtOnce(chunkSize)
   const copy: Copy = { source, target, compare: onto, counts, atOnce, buffers: [] }
   let done = 0
   await forEachLimited(
@@ -102,6 +102,8 @@ async function copyChunks(
   if (done < size) progress?.({ done: size, size })
 }
 
+export const chunksAtOnce = (chunkSize: number): number => Math.max(1, Math.floor(limits.restoreBatchBytes / chunkSize))
+
 interface Copy {
   readonly source: ChunkSource
   readonly target: RestoreTarget
@@ -116,7 +118,7 @@ interface Copy {
   readonly buffers: Uint8Array[]
 }
 
-interface Batch {
+export interface Batch {
   readonly first: number
   readonly count: number
 }
@@ -125,8 +127,8 @@ function* batches(total: number, atOnce: number): Iterable<Batch> {
   for (let first = 0; first < total; first += atOnce) yield { first, count: Math.min(atOnce, total - first) }
 }
 
-/** Those with anything but zeros in them: a new file is zeros already, and 64 TiB of them cost next to nothing. */
-async function* presentBatches(
+/** The batches of a restore to a new file: those with anything but zeros in them. A new file is zeros already, and 64 TiB of them cost next to nothing. */
+export async function* presentBatches(
   source: ChunkSource,
   total: number,
   atOnce: number,

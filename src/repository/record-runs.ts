@@ -1,4 +1,5 @@
 /** Which records go into one ranged GET. Pure. */
+import { limits } from '../core/limits.ts'
 import type { Range } from '../core/range.ts'
 
 export interface RecordRun<T extends Range> {
@@ -13,6 +14,16 @@ export interface RunLimits {
   readonly runBytes: number
   readonly runRecords: number
 }
+
+export const runLimitsOf = ({ kind, chunkSize }: { kind: 'data' | 'meta'; chunkSize: number }): RunLimits => ({
+  gapBytes: limits.coalesceGapBytes,
+  runBytes: limits.getBytesMax,
+  // Nodes take about 9 KiB; what they claim beyond that is checked one by one.
+  runRecords: Math.max(
+    1,
+    Math.floor(limits.getPlainBytesMax / (kind === 'data' ? chunkSize : limits.nodeBytesMax / 16)),
+  ),
+})
 
 /** Records of one object, in any order; a run holds at least one however large. */
 export function planRuns<T extends Range>(records: readonly T[], limits: RunLimits): RecordRun<T>[] {

@@ -11,6 +11,8 @@ export interface DirtyBitmap {
   readonly recording: boolean
   readonly inconsistent: boolean
   readonly busy: boolean
+  /** Dirty, by QEMU's own count; a stopped image does not tell. */
+  readonly bytes?: number
 }
 
 /** A device of the guest with a medium. */
@@ -61,6 +63,7 @@ function parseBitmap(entry: JsonObject): DirtyBitmap[] {
       recording: isTrue(entry, 'recording'),
       inconsistent: isTrue(entry, 'inconsistent'),
       busy: isTrue(entry, 'busy'),
+      ...(typeof entry.count === 'number' && { bytes: entry.count }),
     },
   ]
 }
