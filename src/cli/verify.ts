@@ -9,27 +9,36 @@ import { exitCode } from './exit-code.ts'
 import type { Invocation, OpenedRepository } from './invocation.ts'
 import type { Output } from './output.ts'
 import { resolvePoint } from './resolve-point.ts'
+import { parsePercent } from './sample.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 import { rememberVerified } from './verified-points.ts'
+import { verifyStored } from './verify-stored.ts'
 
 interface Flags {
   readonly all?: boolean
   readonly sample?: string
+  readonly stored?: boolean
   readonly dryRun?: boolean
 }
 
 export const verifyCommand = verb<Flags>({
   syntax: 'verify [points...]',
   description: 'Authenticate what is stored: every tree node, and every chunk or a sample of them.',
-  examples: ['--repo /srv/backup verify --all', '--repo /srv/backup verify web1@latest --sample 5'],
+  examples: [
+    '--repo /srv/backup verify --all',
+    '--repo /srv/backup verify web1@latest --sample 5',
+    '--repo /srv/backup verify --stored',
+  ],
   options: command =>
     command
       .option('--all', 'all points')
       .option('--sample <percent>', 'of the chunks; nodes are always read', '100')
+      .option('--stored', 'every pack against its own checksums, without any key: finds rot, not tampering')
       .option('--dry-run', 'what it would ask of the store, and what that costs; reads tree nodes only'),
   async run(invocation, words, flags) {
     const { output, signal } = invocation
+    if (flags.stored) return verifyStored(invocation, words, flags)
     if ((words.length === 0) !== (flags.all === true))
       throw new LifeboatError('usage', 'name points, or say --all', { hint: 'for example: lifeboat verify --all' })
     const samplePercent = parsePercent(flags.sample ?? '100')
@@ -37,7 +46,7 @@ export const verifyCommand = verb<Flags>({
     const { repository } = opened
     const points = flags.all ? [...(await repository.points({ signal }))] : []
     for (const text of words) points.push((await resolvePoint(repository, text, { signal })).point)
-    if (flags.dryRun) return estimate(invocation, opened, { points, samplePercent })
+    if (flags.dryRun) return await estimate(invocation, opened, { points, samplePercent })
     const bar = output.progress()
     const total = bar.isShown ? await storedBytes(repository, { signal }) : 0
     const result = await verifyPoints(repository, {
@@ -90,14 +99,6 @@ async function storedBytes({ store }: Repository, options: AbortOptions): Promis
   let bytes = 0
   for (const prefix of ['packs/', 'meta/']) for await (const { size } of store.list(prefix, options)) bytes += size
   return bytes
-}
-
-function parsePercent(text: string): number {
-  const percent = /^\d+(?:\.\d+)?%?$/.test(text) ? Number.parseFloat(text) : Number.NaN
-  if (percent >= 0 && percent <= 100) return percent
-  throw new LifeboatError('usage', `--sample '${text}' is no percentage from 0 to 100`, {
-    hint: 'for example --sample 5 for every twentieth chunk',
-  })
 }
 
 function print(output: Output, { points, checked, bytes, problems }: VerifyResult): void {
