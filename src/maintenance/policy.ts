@@ -40,12 +40,13 @@ export async function listPolicies(
       if (parts && (!known || key > known.key)) newest.set(parts.vm, { ...parts, key })
     }
   const found: StoredPolicy[] = []
-  for (const { vm: named, key } of newest.values()) {
-    const fields = await control.get('policy', key, { signal }).catch(error => {
+  for (const { vm: named, key } of newest.values())
+    try {
+      const fields = await control.get('policy', key, { signal })
+      if (fields) found.push({ vm: named, ...parsePolicy(fields) })
+    } catch (error) {
       throw isIntegrityError(error) ? unreadable(key, error) : error
-    })
-    if (fields) found.push({ vm: named, ...parsePolicy(fields) })
-  }
+    }
   return found.sort((a, b) => ((a.vm ?? '') < (b.vm ?? '') ? -1 : 1))
 }
 
