@@ -36,6 +36,10 @@ export const PACKAGE_GROUPS = {
       'grub-efi-amd64-bin': '/usr/lib/grub/x86_64-efi/modinfo.sh',
     },
   },
+  hsm: {
+    why: 'to test keys in a PKCS#11 token',
+    packages: { softhsm2: '/usr/lib/softhsm/libsofthsm2.so' },
+  },
   debian: {
     why: 'to build the Debian guest',
     packages: { mmdebstrap: '/usr/bin/mmdebstrap' },
@@ -56,7 +60,7 @@ export const TASKS = {
   },
   test: {
     says: 'run the tests',
-    groups: ['addon', 'guest', 'peers'],
+    groups: ['addon', 'guest', 'peers', 'hsm'],
     addon: true,
     run: ['scripts/test.ts', 'ordinary'],
   },
