@@ -46,6 +46,8 @@ export const limits = {
   lockForMaxMs: 3653 * 24 * 3_600_000,
   /** Versions of one key that a reader tries, the oldest first: the first one is ours, whoever puts more on top of it. */
   versionsTriedMax: 8,
+  /** Of which a reader remembers the version that is ours; then it asks again. */
+  shadowedObjectsKept: 65_536,
   /** Ledgers of renewals that are kept; the newest counts. */
   ledgersKept: 8,
   /** Keys that a ledger names: about 48 MiB. */
@@ -72,6 +74,10 @@ export const limits = {
   /** After this a lease is fenced whatever it does. */
   leaseLifeMs: 7 * 24 * 3_600_000,
   pinExpiryMs: 7 * 24 * 3_600_000,
+  /** Readers without the right to pin are safe for so long after a collection announced what it will remove. */
+  gcGraceMs: 24 * 3_600_000,
+  /** A manifest that was never committed waits so long for somebody who adopts it. */
+  voidPointLifeMs: 30 * 24 * 3_600_000,
   /** A host's clock and the store's: NTP keeps them within a second, and S3 itself refuses requests at 15 minutes. */
   clockSkewMaxMs: 5 * 60_000,
   /** Points in one audit entry: about 100 KiB of keys. */

@@ -1,7 +1,7 @@
 /** Bitmaps of many sizes in few large pieces of memory: a pack has 50 to 65,535 slots, and a repository millions of packs. */
 import { MiB } from '../core/limits.ts'
 
-const SLAB_BYTES = 4 * MiB
+const SLAB_BYTES = MiB
 /** Places are counted in these: 256 slots, an incompressible pack of 64 KiB chunks. */
 const UNIT_BYTES = 32
 const UNITS_PER_SLAB = SLAB_BYTES / UNIT_BYTES

@@ -9,7 +9,7 @@ import type { PackKind } from '../repository/pack-codec.ts'
 import { BitmapSlabs } from './bitmap-slabs.ts'
 
 /** Columns grow by pages, so that nothing is copied and no piece of memory is large. */
-const PAGE_ROWS = 65_536
+const PAGE_ROWS = 16_384
 /** More than this and a probe becomes a walk. */
 const LOAD_MAX = 0.6
 const INDEX_MIN = 1024
@@ -24,17 +24,14 @@ interface Page {
   readonly storedBytes: Float64Array
   /** Which of `#homes`; 0 where no object was listed. */
   readonly home: Uint16Array
-  /** Objects that were listed, up to 255; bit 7 of `flags`: one of them is the original. */
-  readonly flags: Uint8Array
+  /** 1 where the pack as first written was listed. */
+  readonly original: Uint8Array
 }
 
 interface Home {
   readonly kind: PackKind
   readonly domain: DomainId
 }
-
-const HAS_ORIGINAL = 1
-/** A fully live pack has 65,535 slots at most, so that the count never overflows. */
 
 export class PackTable {
   readonly #pages: Page[] = []
@@ -70,8 +67,8 @@ export class PackTable {
     if (found >= 0) return found
     if ((this.#count + 1) / this.#index.length > LOAD_MAX) this.#grow()
     const row = this.#count++
-    const page = (this.#pages[Math.floor(row / PAGE_ROWS)] ??= newPage())
-    page.ids.set(words, (row % PAGE_ROWS) * 4)
+    if (row % PAGE_ROWS === 0) this.#pages.push(newPage())
+    this.#page(row).ids.set(words, (row % PAGE_ROWS) * 4)
     this.#enter(row, words)
     return row
   }
@@ -97,7 +94,7 @@ export class PackTable {
     page.home[at] = this.#homeOf(kind, domain)
     page.storedBytes[at]! += size
     this.#objects++
-    if (run === undefined) page.flags[at]! |= HAS_ORIGINAL
+    if (run === undefined) page.original[at] = 1
     else this.#runs.set(row, [...(this.#runs.get(row) ?? []), run])
   }
 
@@ -135,7 +132,7 @@ export class PackTable {
   }
 
   objectCount(row: number): number {
-    return (this.#page(row).flags[row % PAGE_ROWS]! & HAS_ORIGINAL) + (this.#runs.get(row)?.length ?? 0)
+    return this.#page(row).original[row % PAGE_ROWS]! + (this.#runs.get(row)?.length ?? 0)
   }
 
   /** Keys of the objects that were listed, the original first. */
@@ -143,7 +140,7 @@ export class PackTable {
     const page = this.#page(row)
     const { kind, domain } = this.#homes[page.home[row % PAGE_ROWS]!]!
     const pack = this.packAt(row)
-    const keys = page.flags[row % PAGE_ROWS]! & HAS_ORIGINAL ? [packKey(kind, domain, pack)] : []
+    const keys = page.original[row % PAGE_ROWS] ? [packKey(kind, domain, pack)] : []
     for (const run of this.#runs.get(row) ?? []) keys.push(packKey(kind, domain, pack, run))
     return keys
   }
@@ -207,7 +204,7 @@ const newPage = (): Page => ({
   liveBytes: new Float64Array(PAGE_ROWS),
   storedBytes: new Float64Array(PAGE_ROWS),
   home: new Uint16Array(PAGE_ROWS),
-  flags: new Uint8Array(PAGE_ROWS),
+  original: new Uint8Array(PAGE_ROWS),
 })
 
 /** The first byte of a pack id is its epoch; all others are uniformly distributed. */

@@ -42,6 +42,11 @@ export class TreeNode implements NodeContent {
     return this.ids.length / ID_BYTES
   }
 
+  /** Where the entries lie, in order of position: for those who walk millions and need no reference of each. */
+  get places(): NodePlaces {
+    return this.#columns
+  }
+
   has(position: number): boolean {
     return (this.#columns.ranks[position] ?? 0) > 0
   }
@@ -70,14 +75,18 @@ export class TreeNode implements NodeContent {
   }
 }
 
-interface Columns {
-  /** For each position its entry's index + 1, or 0. */
-  readonly ranks: Uint16Array
+/** Columns, one row a present entry; `pack` is an index into `packs`. */
+export interface NodePlaces {
   readonly packs: readonly PackId[]
   readonly pack: Uint16Array
   readonly slot: Uint16Array
-  readonly offset: Uint32Array
   readonly length: Uint32Array
+}
+
+interface Columns extends NodePlaces {
+  /** For each position its entry's index + 1, or 0. */
+  readonly ranks: Uint16Array
+  readonly offset: Uint32Array
 }
 
 /** `entries` has one element for each position of the node; absent ones are undefined. */
