@@ -33,7 +33,7 @@ export async function checkBase(
   key: string,
   options: AbortOptions,
 ): Promise<StoredManifest | undefined> {
-  if (await exists(context, forgottenKey(point), options)) return undefined
+  if (await isForgotten(control, point, options)) return undefined
   const stored = await readStoredManifest(context, key, options)
   if (!stored) return undefined
   if (await isFenced(control, stored.manifest, options)) return undefined
@@ -46,8 +46,14 @@ export const isFenced = async (control: ControlObjects, { lease }: Pick<Manifest
 }
 
 /** Whether it is there at all counts: a mark that does not authenticate is no reason to build upon a point. */
-const exists = async ({ store }: Pick<WriteContext, 'store'>, key: string, options: AbortOptions): Promise<boolean> =>
-  (await store.head(key, options)) !== undefined
+const isForgotten = async (control: ControlObjects, point: PointId, options: AbortOptions): Promise<boolean> => {
+  try {
+    return (await control.get('forgotten', forgottenKey(point), options)) !== undefined
+  } catch (error) {
+    if (isIntegrityError(error)) return true
+    throw error
+  }
+}
 
 export interface Succession {
   readonly sequence: number

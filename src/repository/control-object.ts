@@ -2,13 +2,14 @@
  * Small sealed JSON documents: leases, pins, marks, records of GC runs (docs/repository-format.md, section 8). Each is
  * sealed for its full key, so that none can be forged or change places.
  */
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { isIntegrityError, isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { openEnvelope, sealEnvelope } from '../crypto/envelope.ts'
 import type { EnvelopeKind, RepositoryKeys } from '../crypto/keys.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
+import { authentic } from './authentic.ts'
 import { JsonFields, type JsonObject, parseJsonObject } from './json-fields.ts'
 
 export type ControlKind = Exclude<EnvelopeKind, 'domain-metadata' | 'domain-data' | 'manifest' | 'index'>
@@ -42,11 +43,38 @@ export interface ControlObjects {
   delete(keys: readonly string[], options?: AbortOptions): Promise<void>
 }
 
-export function controlObjects(store: ObjectStore, keys: RepositoryKeys, random: Random): ControlObjects {
+export interface ControlOptions {
+  /**
+   * Marks and fences that do not authenticate count as absent: where points are locked, whoever may only write could otherwise
+   * take every point away by planting them.
+   */
+  readonly ignoresPlanted?: boolean
+}
+
+export function controlObjects(
+  store: ObjectStore,
+  keys: RepositoryKeys,
+  random: Random,
+  { ignoresPlanted = false }: ControlOptions = {},
+): ControlObjects {
   const placeOf = (kind: ControlKind, objectKey: string) => {
     if (!objectKey.startsWith(FOLDERS[kind]))
       throw new LifeboatError('internal', `${objectKey} is no place for a ${kind}`)
     return { repository: keys.repository, kind, objectKey }
+  }
+  const read = async (from: ObjectStore, kind: ControlKind, key: string, options: AbortOptions | undefined) => {
+    const place = placeOf(kind, key)
+    const bytes = await getBounded(from, key, maxBytesOf(kind), options)
+    if (!bytes) return undefined
+    return new JsonFields(parseJsonObject(openEnvelope(place, keys.metadata, bytes), key), key)
+  }
+  const get: ControlObjects['get'] = async (kind, key, options) => {
+    try {
+      return await authentic(store, key, from => read(from, kind, key, options), options)
+    } catch (error) {
+      if (ignoresPlanted && MARKS.has(kind) && isIntegrityError(error)) return undefined
+      throw error
+    }
   }
   return {
     async put(kind, key, document, options) {
@@ -54,20 +82,20 @@ export function controlObjects(store: ObjectStore, keys: RepositoryKeys, random:
       await store.put(key, [sealEnvelope(placeOf(kind, key), keys.metadata, plaintext, random)], options)
     },
 
-    async get(kind, key, options) {
-      const place = placeOf(kind, key)
-      const bytes = await getBounded(store, key, maxBytesOf(kind), options)
-      if (!bytes) return undefined
-      return new JsonFields(parseJsonObject(openEnvelope(place, keys.metadata, bytes), key), key)
-    },
+    get,
 
     async *list(kind, { prefix = FOLDERS[kind], signal } = {}) {
-      for await (const { key } of store.list(prefix, { signal })) yield key
+      const isDoubted = ignoresPlanted && MARKS.has(kind)
+      for await (const { key } of store.list(prefix, { signal }))
+        if (!isDoubted || (await get(kind, key, { signal }))) yield key
     },
 
     delete: (keys, options) => store.delete(keys, options),
   }
 }
+
+/** Kinds whose mere presence takes a point away. */
+const MARKS: ReadonlySet<ControlKind> = new Set(['forgotten', 'fence'])
 
 /** The object if it has at most `max` bytes, undefined if it is absent. Asks for one byte more than `max`, never for all. */
 export async function getBounded(

@@ -11,6 +11,7 @@ import { openDomainKeys } from '../crypto/domain-keys.ts'
 import { type KeySlot, keyFileSlot, nameOf, parseKeySlot, unwrapKeySlot } from '../crypto/key-slot.ts'
 import type { Credential, DomainKeys, RepositoryKeys } from '../crypto/keys.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
+import { authentic } from './authentic.ts'
 import { getBounded } from './control-object.ts'
 import { domainKeysKey, keysPrefix, parseSlotKey, slotKey } from './object-keys.ts'
 
@@ -40,8 +41,11 @@ export function keyring(store: ObjectStore, repository: RepositoryKeys): Keyring
   }
   const load = async (domain: DomainId, epoch: number): Promise<DomainKeys> => {
     const object = domainKeysKey(domain, epoch)
-    const bytes = await getBounded(store, object, SLOT_MAX_BYTES)
-    if (bytes) return adopt(domain, epoch, bytes)
+    const keys = await authentic(store, object, async from => {
+      const bytes = await getBounded(from, object, SLOT_MAX_BYTES)
+      return bytes && adopt(domain, epoch, bytes)
+    })
+    if (keys) return keys
     throw new LifeboatError('missing-object', `${object}, the keys of a domain, is not there`, {
       details: { object, domain, epoch },
       hint: 'What this domain holds cannot be read without it: restore the object from a copy of the repository.',

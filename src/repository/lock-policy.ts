@@ -5,6 +5,7 @@
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { LockMode } from '../storage/versioned-store.ts'
+import { holdsPrefix } from './object-keys.ts'
 
 export interface LockPolicy {
   readonly mode: LockMode
@@ -63,5 +64,8 @@ const EVIDENCE = /^(audit|policies)\//
  */
 export const isLockedKey = (key: string): boolean => RENEWED.test(key) || EVIDENCE.test(key)
 
-/** Whether keys below this prefix of a listing are locked ones. */
-export const hasLockedKeys = (prefix: string): boolean => prefix === '' || isLockedKey(`${prefix}x`)
+/** What readers look for under delete markers: whatever is locked, and holds. */
+export const isKeptKey = (key: string): boolean => isLockedKey(key) || key.startsWith(holdsPrefix)
+
+/** Whether keys below this prefix of a listing are such. */
+export const hasKeptKeys = (prefix: string): boolean => prefix === '' || isKeptKey(`${prefix}x`)

@@ -1,6 +1,6 @@
 /** Opens a repository: `config`, then its key slot and the default domain's keys at once. */
 import type { Clock } from '../core/clock.ts'
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { isIntegrityError, isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { type DomainId, hex, type SlotId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
@@ -9,9 +9,11 @@ import { parseConfig, type RepositoryConfig, type UnverifiedConfig, verifyConfig
 import type { Credential } from '../crypto/keys.ts'
 import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
+import { firstKeys } from './authentic.ts'
 import { ChunkFetcher } from './chunk-fetcher.ts'
 import { controlObjects, getBounded } from './control-object.ts'
 import { type Keyring, keyring, unlock } from './keyring.ts'
+import { lockedStore } from './locked-store.ts'
 import { configKey, domainKeysKey, pinKey } from './object-keys.ts'
 import { beginPoint } from './point-writer.ts'
 import { listPoints } from './points.ts'
@@ -19,6 +21,7 @@ import { RecordReader } from './record-reader.ts'
 import { openRecoveryPoint, type ReadContext } from './recovery-point.ts'
 import type { Repository } from './repository.ts'
 import { readStoredManifest } from './stored-manifest.ts'
+import { unhidden } from './unhidden.ts'
 
 /** What a host remembers of a repository at first use, so that it notices when `config` is exchanged. */
 export interface RepositoryIdentity {
@@ -54,7 +57,24 @@ export interface OpenedRepository extends Repository {
 
 /** Throws 'not-a-repository', 'newer-format', 'key-missing', 'key-wrong', or an integrity error that names the object. */
 export async function openRepository(request: OpenRequest): Promise<OpenedRepository> {
-  const { store, credential = { kind: 'none' }, signal } = request
+  const store = unhidden(request.store)
+  try {
+    return await openAs(request, store)
+  } catch (error) {
+    const { versioned } = store
+    if (!versioned || !mayBeShadowed(error) || !(await versioned.features(request)).versioning) throw error
+    // Somebody may have put another config or other slots over ours. If the first ones open nothing either, it was not that.
+    return await openAs(request, firstKeys(store, versioned)).catch(() => {
+      throw error
+    })
+  }
+}
+
+const mayBeShadowed = (error: unknown): boolean =>
+  isIntegrityError(error) || isLifeboatError(error, 'key-wrong') || isLifeboatError(error, 'newer-format')
+
+async function openAs(request: OpenRequest, store: ObjectStore): Promise<OpenedRepository> {
+  const { credential = { kind: 'none' }, signal } = request
   const unverified = parseConfig(await readConfig(store, request.pinned, { signal }))
   const identity = identityOf(unverified)
   refuseExchanged(identity, request.pinned)
@@ -70,7 +90,13 @@ export async function openRepository(request: OpenRequest): Promise<OpenedReposi
   const ring = keyring(store, keys)
   // Missing or unreadable, they are asked for again by whoever needs them, and named in that error.
   if (domainBytes.status === 'fulfilled' && domainBytes.value) adoptQuietly(ring, domain, domainBytes.value)
-  return assemble(request, config, identity, ring, slot)
+  return assemble({ ...request, store: promised(store, request, config) }, config, identity, ring, slot)
+}
+
+/** The store with what the repository promises of it. Where keys have no versions there is nothing to look for under a marker. */
+function promised(store: ObjectStore, request: OpenRequest, { lock, store: seen }: RepositoryConfig): ObjectStore {
+  if (lock) return lockedStore(store, lock, request.clock)
+  return seen.versioning === true ? store : request.store
 }
 
 async function readConfig(
@@ -135,10 +161,11 @@ function assemble(
 ): OpenedRepository {
   const { store, pipeline, random, clock, host, leaseExpiryMs = limits.leaseExpiryMs } = request
   const keys = ring.repository
-  const control = controlObjects(store, keys, random)
+  const { lock } = config
+  const control = controlObjects(store, keys, random, { ignoresPlanted: lock !== undefined })
   const records = new RecordReader({ store, keyring: ring, pipeline, random })
   const fetcher = new ChunkFetcher(records)
-  const reading: ReadContext = { store, keyring: ring, control, records, fetcher, pipeline, clock, random, host }
+  const reading: ReadContext = { store, keyring: ring, control, records, fetcher, pipeline, clock, random, host, lock }
   return {
     id: config.repository,
     chunkSize: config.chunkSize,
@@ -172,6 +199,7 @@ function assemble(
           defaultDomain: config.domain,
           chunkSize: config.chunkSize,
           host,
+          lock,
           leaseExpiryMs,
           leaseRefreshMs: Math.min(limits.leaseRefreshMs, leaseExpiryMs / 6),
         },

@@ -11,11 +11,13 @@ import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
+import type { ObjectVersion } from '../storage/versioned-store.ts'
+import { ShadowedObjects } from './authentic.ts'
 import type { Keyring } from './keyring.ts'
 import { packKey } from './object-keys.ts'
 import { RecordKeys } from './record-keys.ts'
 import { RecordOpener, type RecordRequest } from './record-opener.ts'
-import { planRuns, type RecordRun } from './record-runs.ts'
+import { planRuns, type RecordRun, runLimitsOf } from './record-runs.ts'
 import type { ChunkRef } from './repository.ts'
 import { RewrittenPacks } from './rewritten-packs.ts'
 
@@ -54,12 +56,14 @@ export class RecordReader {
   readonly #store: ObjectStore
   readonly #opener: RecordOpener
   readonly #rewritten: RewrittenPacks
+  readonly #shadowed: ShadowedObjects
   /** One for all readers of a repository: what the store and this host's memory are asked for at once. */
   readonly #gate: LimitFunction = pLimit(limits.getsInFlight)
 
   constructor({ store, keyring, pipeline, random }: RecordReaderOptions) {
     const recordKeys = new RecordKeys(keyring)
     this.#store = store
+    this.#shadowed = new ShadowedObjects(store)
     this.#opener = new RecordOpener({ pipeline, recordKeys, random })
     this.#rewritten = new RewrittenPacks({ store, repository: keyring.repository.repository, recordKeys })
   }
@@ -73,7 +77,7 @@ export class RecordReader {
   ): Promise<void> {
     const tasks: Promise<void>[] = []
     for (const [pack, ofPack] of Map.groupBy(refs, ref => ref.pack))
-      for (const { records } of planRuns(ofPack, runLimits(request))) {
+      for (const { records } of planRuns(ofPack, runLimitsOf(request))) {
         const left = new Map(records.map(ref => [ref, undefined]))
         tasks.push(this.#gate(() => this.#readRun({ request, pack, left, receiver, signal })))
       }
@@ -115,17 +119,29 @@ export class RecordReader {
   }
 
   async #readObject(work: Work, object: string, placed: readonly Placed[]): Promise<void> {
-    for (const run of planRuns(placed, runLimits(work.request))) {
+    for (const run of planRuns(placed, runLimitsOf(work.request))) {
       let bad = await this.#attempt(work, object, run)
       // Once more, for what a cache or a line has damaged on the way.
       if (bad.length > 0) bad = await this.#attempt(work, object, { ...run, records: bad })
+      if (bad.length > 0) await this.#readBelow(work, object, { ...run, records: bad })
+    }
+  }
+
+  /** In versions over which somebody has put others. */
+  async #readBelow(work: Work, object: string, run: RecordRun<Placed>): Promise<void> {
+    let bad = run.records
+    for (const version of await this.#shadowed.candidates(object, { signal: work.signal })) {
+      if (bad.length === 0) return
+      const left = await this.#attempt(work, object, { ...run, records: bad }, version)
+      if (left.length < bad.length) this.#shadowed.isGood(version)
+      bad = left
     }
   }
 
   /** Delivers what opens. The records that are there and do not open are noted and returned; absent ones are only left. */
-  async #attempt(work: Work, object: string, run: RecordRun<Placed>): Promise<Placed[]> {
+  async #attempt(work: Work, object: string, run: RecordRun<Placed>, version?: ObjectVersion): Promise<Placed[]> {
     const { request, left, receiver, signal } = work
-    const bytes = await this.#get(object, run, { signal })
+    const bytes = await this.#get(object, run, version ?? this.#shadowed.versionOf(object), { signal })
     if (!bytes) return []
     const sealed = run.records.map(({ ref, pack, slot, offset, length }) => {
       const at = offset - run.offset
@@ -147,8 +163,16 @@ export class RecordReader {
     return bad
   }
 
-  async #get(object: string, { offset, length }: RecordRun<Placed>, options: AbortOptions) {
+  async #get(
+    object: string,
+    { offset, length }: RecordRun<Placed>,
+    version: ObjectVersion | undefined,
+    options: AbortOptions,
+  ) {
+    const { versioned } = this.#store
     try {
+      if (version && versioned)
+        return await versioned.getVersion(object, version.versionId, { offset, length }, options)
       return await this.#store.get(object, { offset, length }, options)
     } catch (error) {
       if (isLifeboatError(error, 'store-not-found')) return undefined
@@ -168,13 +192,3 @@ export class RecordReader {
 }
 
 const asPlaced = (ref: ChunkRef): Placed => ({ ...ref, ref })
-
-const runLimits = ({ kind, chunkSize }: RecordRequest) => ({
-  gapBytes: limits.coalesceGapBytes,
-  runBytes: limits.getBytesMax,
-  // Nodes take about 9 KiB; what they claim beyond that is checked one by one.
-  runRecords: Math.max(
-    1,
-    Math.floor(limits.getPlainBytesMax / (kind === 'data' ? chunkSize : limits.nodeBytesMax / 16)),
-  ),
-})

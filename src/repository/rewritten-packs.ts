@@ -9,6 +9,7 @@ import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { openFooter } from '../crypto/footer.ts'
 import type { ObjectInfo, ObjectStore } from '../storage/object-store.ts'
+import { authentic } from './authentic.ts'
 import { rewrittenPrefix } from './object-keys.ts'
 import {
   footerRange,
@@ -100,20 +101,38 @@ export class RewrittenPacks {
     { key: object, size }: ObjectInfo,
     options: AbortOptions,
   ): Promise<RewrittenObject | undefined> {
-    const { store, repository, recordKeys } = this.#source
     try {
-      const tail = { offset: Math.max(0, size - trailerBytes), length: trailerBytes }
-      const trailer = parseTrailer(await store.get(object, tail, options), size, object)
-      if (trailer.kind !== kind || trailer.pack !== pack || trailer.epoch !== epochOf(pack)) return undefined
-      const footer = await store.get(object, footerRange(trailer), options)
-      const { metadataKey } = await recordKeys.domain(domain, pack, options)
-      const rows = parseRows(openFooter({ repository, objectKey: object }, metadataKey, footer), trailer, object)
-      return { object, rows, byContent: indexRows(rows) }
+      return await authentic(
+        this.#source.store,
+        object,
+        (store, version) =>
+          this.#open(store, kind, domain, pack, { key: object, size: version?.size ?? size }, options),
+        options,
+      )
     } catch (error) {
       if (isLifeboatError(error, 'store-not-found')) return undefined
       if (isIntegrityError(error)) return { object, failure: error, byContent: new Map() }
       throw error
     }
+  }
+
+  /** Throws an integrity error. */
+  async #open(
+    store: ObjectStore,
+    kind: PackKind,
+    domain: DomainId,
+    pack: PackId,
+    { key: object, size }: Pick<ObjectInfo, 'key' | 'size'>,
+    options: AbortOptions,
+  ): Promise<RewrittenObject | undefined> {
+    const { repository, recordKeys } = this.#source
+    const tail = { offset: Math.max(0, size - trailerBytes), length: trailerBytes }
+    const trailer = parseTrailer(await store.get(object, tail, options), size, object)
+    if (trailer.kind !== kind || trailer.pack !== pack || trailer.epoch !== epochOf(pack)) return undefined
+    const footer = await store.get(object, footerRange(trailer), options)
+    const { metadataKey } = await recordKeys.domain(domain, pack, options)
+    const rows = parseRows(openFooter({ repository, objectKey: object }, metadataKey, footer), trailer, object)
+    return { object, rows, byContent: indexRows(rows) }
   }
 }
 

@@ -4,6 +4,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { ENVELOPE_OVERHEAD, openEnvelope, sealEnvelope } from '../crypto/envelope.ts'
+import { authentic } from './authentic.ts'
 import { getBounded } from './control-object.ts'
 import { encodeManifest, parseManifest } from './manifest-codec.ts'
 import { pointKey } from './object-keys.ts'
@@ -27,6 +28,14 @@ export async function readStoredManifest(
   source: Pick<Sealer, 'store' | 'keys'>,
   key: string,
   options: AbortOptions = {},
+): Promise<StoredManifest | undefined> {
+  return await authentic(source.store, key, store => readOne({ ...source, store }, key, options), options)
+}
+
+async function readOne(
+  source: Pick<Sealer, 'store' | 'keys'>,
+  key: string,
+  options: AbortOptions,
 ): Promise<StoredManifest | undefined> {
   const bytes = await getBounded(source.store, key, limits.manifestBytesMax + ENVELOPE_OVERHEAD, options)
   if (!bytes) return undefined

@@ -9,7 +9,7 @@ import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { ObjectInfo, ObjectStore } from '../storage/object-store.ts'
 import type { ObjectVersion, VersionedStore } from '../storage/versioned-store.ts'
-import { hasLockedKeys, isLockedKey } from './lock-policy.ts'
+import { hasKeptKeys, isKeptKey } from './lock-policy.ts'
 
 /** Told of objects that were read past a delete marker or a version put over them: { key }. */
 const readPast = channel('lifeboat:object-read-past')
@@ -33,7 +33,7 @@ export function unhidden(inner: ObjectStore): ObjectStore {
       try {
         return await inner.get(key, range, options)
       } catch (error) {
-        if (!isLockedKey(key) || !isLifeboatError(error, 'store-not-found')) throw error
+        if (!isKeptKey(key) || !isLifeboatError(error, 'store-not-found')) throw error
         const version = await whereHidden(key, options)
         if (!version) throw error
         return await getHidden(versioned, version, range, options)
@@ -42,19 +42,19 @@ export function unhidden(inner: ObjectStore): ObjectStore {
 
     async head(key, options) {
       const found = await inner.head(key, options)
-      if (found || !isLockedKey(key)) return found
+      if (found || !isKeptKey(key)) return found
       const version = await whereHidden(key, options)
       return version && infoOf(version)
     },
 
     list: (prefix, options) =>
-      hasLockedKeys(prefix) ? listUnhidden(inner, versioned, prefix, options) : inner.list(prefix, options),
+      hasKeptKeys(prefix) ? listUnhidden(inner, versioned, prefix, options) : inner.list(prefix, options),
 
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }
 
-/** Data versions of a key, the oldest first, as many as a reader tries. None where this user may not ask. */
+/** Data versions of a key, the oldest first, as many as a reader tries. None where this user may not ask, or the store cannot tell. */
 export async function firstVersions(
   versioned: VersionedStore,
   key: string,
@@ -67,7 +67,7 @@ export async function firstVersions(
       if (!version.isDeleteMarker) found.push(version)
     }
   } catch (error) {
-    if (!isLifeboatError(error, 'store-denied')) throw error
+    if (!isLifeboatError(error, 'store-denied') && !isLifeboatError(error, 'store-failed')) throw error
   }
   return found.reverse().slice(0, limits.versionsTriedMax)
 }
