@@ -8,7 +8,7 @@
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 1;
+constexpr double kVersion = 2;
 
 NAPI_MODULE_INIT() {
   try {
@@ -22,6 +22,8 @@ NAPI_MODULE_INIT() {
   const napi_property_descriptor calls[] = {
       {"version", nullptr, nullptr, nullptr, nullptr, version, napi_enumerable, nullptr},
       {"digestChunks", nullptr, digestChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"digestUnits", nullptr, digestUnits, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"limitLanes", nullptr, limitLanes, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"compressChunks", nullptr, compressChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"sealChunks", nullptr, sealChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"openChunks", nullptr, openChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},

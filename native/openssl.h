@@ -29,6 +29,10 @@ int EVP_DecryptInit_ex(EVP_CIPHER_CTX*, const EVP_CIPHER*, void* engine, const u
 int EVP_DecryptUpdate(EVP_CIPHER_CTX*, unsigned char* out, int* out_length, const unsigned char* in, int in_length);
 int EVP_DecryptFinal_ex(EVP_CIPHER_CTX*, unsigned char* out, int* out_length);
 
+struct EVP_MD;
+EVP_MD* EVP_MD_fetch(void* library, const char* algorithm, const char* properties);
+int EVP_Digest(const void* data, size_t length, unsigned char* out, unsigned int* out_length, const EVP_MD* type, void* engine);
+
 EVP_MAC* EVP_MAC_fetch(void* library, const char* algorithm, const char* properties);
 EVP_MAC_CTX* EVP_MAC_CTX_new(EVP_MAC*);
 void EVP_MAC_CTX_free(EVP_MAC_CTX*);

@@ -7,6 +7,7 @@
 #include "arguments.h"
 #include "batch.h"
 #include "record.h"
+#include "sha256_lanes.h"
 
 namespace {
 
@@ -30,6 +31,35 @@ std::vector<uint32_t> wordsOf(Bytes bytes) {
 using Counter = std::shared_ptr<std::atomic<size_t>>;
 Counter counter() { return std::make_shared<std::atomic<size_t>>(0); }
 
+/** Chunks that wait for a group to be hashed together, and their ids. */
+class IdGroup {
+ public:
+  IdGroup(const uint8_t* key, size_t chunk_size) : lanes_(sha256Lanes()), chunk_size_(chunk_size), single_(key) {
+    if (lanes_ > 0) hmac_ = std::make_unique<LaneHmac>(key, lanes_);
+  }
+
+  void add(const uint8_t* chunk, uint8_t* id) {
+    if (!hmac_) return single_.run(chunk, chunk_size_, id);
+    chunks_[count_] = chunk;
+    ids_[count_] = id;
+    if (++count_ == lanes_) finish();
+  }
+
+  void finish() {
+    if (count_ >= sha256LanesWorthwhile()) hmac_->run(chunks_, count_, chunk_size_, ids_);
+    else
+      for (size_t n = 0; n < count_; n++) single_.run(chunks_[n], chunk_size_, ids_[n]);
+    count_ = 0;
+  }
+
+ private:
+  size_t lanes_, chunk_size_, count_ = 0;
+  Digest single_;
+  std::unique_ptr<LaneHmac> hmac_;
+  const uint8_t* chunks_[kLanesMax];
+  uint8_t* ids_[kLanesMax];
+};
+
 }  // namespace
 
 // (source, chunkSize, idKey, ids, zero)
@@ -45,14 +75,55 @@ napi_value digestChunks(napi_env env, napi_callback_info info) {
 
   Batch batch;
   batch.run = [=, key = copyOf(key), next = counter()](unsigned) {
-    Digest digest(key.data());
+    IdGroup group(key.data(), chunk_size);
     for (size_t index; (index = (*next)++) < count;) {
       const uint8_t* chunk = source.data + index * chunk_size;
       zero.data[index] = isZero(chunk, chunk_size);
-      if (!zero.data[index]) digest.run(chunk, chunk_size, ids.data + index * kId);
+      if (!zero.data[index]) group.add(chunk, ids.data + index * kId);
     }
+    group.finish();
   };
   return startBatch(env, args.values(), partsFor(source.length, count), std::move(batch));
+}
+
+// (source, unit, digests)
+napi_value digestUnits(napi_env env, napi_callback_info info) {
+  Arguments args(env, info, 3);
+  const Bytes source = args.bytes(0);
+  const uint64_t unit = args.integer(1);
+  const Bytes digests = args.bytes(2);
+  if (!args.must(isChunkSize(unit) && source.length % unit == 0, "Not whole units")) return nullptr;
+  const size_t count = source.length / unit;
+  if (!args.must(digests.length == count * kDigest, "The digests' array does not fit the source")) return nullptr;
+
+  Batch batch;
+  batch.run = [=](unsigned) {
+    const size_t lanes = sha256Lanes();
+    const bool together = lanes > 0 && count >= sha256LanesWorthwhile();
+    const size_t width = together ? lanes : 1;
+    for (size_t first = 0; first < count; first += width) {
+      const size_t units = std::min(width, count - first);
+      const uint8_t* messages[kLanesMax];
+      uint8_t* places[kLanesMax];
+      for (size_t n = 0; n < units; n++) {
+        messages[n] = source.data + (first + n) * unit;
+        places[n] = digests.data + (first + n) * kDigest;
+      }
+      if (together) sha256InLanes(lanes, messages, units, unit, places);
+      else sha256(messages[0], unit, places[0]);
+    }
+  };
+  return startBatch(env, args.values(), 1, std::move(batch));
+}
+
+// (most): for tests. Gives the width that is used from now on.
+napi_value limitLanes(napi_env env, napi_callback_info info) {
+  Arguments args(env, info, 1);
+  const uint64_t most = args.integer(0);
+  if (!args.ok()) return nullptr;
+  napi_value lanes;
+  napi_create_double(env, static_cast<double>(limitSha256Lanes(most)), &lanes);
+  return lanes;
 }
 
 // (source, chunkSize, indexes, target, targetOffset, lengths)
@@ -71,31 +142,26 @@ napi_value compressChunks(napi_env env, napi_callback_info info) {
   const bool fits = length_view.length == count * 4 && offset <= target.length && count <= (target.length - offset) / room;
   if (!args.must(fits, "The target is too small for chunks that do not shrink")) return nullptr;
 
-  // Each part begins where its first record lies at the latest; the last to end moves them together.
-  const unsigned parts = partsFor(count * chunk_size, count);
+  // Parts take chunks one by one, and each record is written where it lies if none before it shrinks: fixed halves wait for
+  // the slower one, and chunks differ by a factor of ten. The last part to end moves the records together.
   uint8_t* const start = target.data + offset;
   uint32_t* const lengths = reinterpret_cast<uint32_t*>(length_view.data);
-  auto sizes = std::make_shared<std::vector<size_t>>(parts);
-  const auto first = [=](unsigned part) { return count * part / parts; };
 
   Batch batch;
-  batch.run = [=, indexes = std::move(indexes)](unsigned part) {
-    uint8_t* at = start + first(part) * room;
-    for (size_t position = first(part); position < first(part + 1); position++) {
-      const size_t length = encodeRecord(source.data + indexes[position] * chunk_size, chunk_size, at) + kTag;
-      lengths[position] = static_cast<uint32_t>(length);
-      at += length;
+  batch.run = [=, indexes = std::move(indexes), next = counter()](unsigned) {
+    for (size_t position; (position = (*next)++) < count;) {
+      const uint8_t* chunk = source.data + indexes[position] * chunk_size;
+      lengths[position] = static_cast<uint32_t>(encodeRecord(chunk, chunk_size, start + position * room) + kTag);
     }
-    (*sizes)[part] = static_cast<size_t>(at - (start + first(part) * room));
   };
   batch.finish = [=] {
-    uint8_t* end = start + (*sizes)[0];
-    for (unsigned part = 1; part < parts; part++) {
-      memmove(end, start + first(part) * room, (*sizes)[part]);
-      end += (*sizes)[part];
+    uint8_t* end = start;
+    for (size_t position = 0; position < count; position++) {
+      memmove(end, start + position * room, lengths[position]);
+      end += lengths[position];
     }
   };
-  return startBatch(env, args.values(), parts, std::move(batch));
+  return startBatch(env, args.values(), partsFor(count * chunk_size, count), std::move(batch));
 }
 
 // (body, lengths, firstSlot, ids, key, aadPrefix)

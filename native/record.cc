@@ -21,6 +21,7 @@ constexpr unsigned long long kWindowMax = 8 * 1024 * 1024;
 
 EVP_CIPHER* gcm = nullptr;
 EVP_MAC* hmac = nullptr;
+EVP_MD* sha = nullptr;
 
 void must(int result) {
   if (result != 1) throw std::runtime_error("OpenSSL refused a call");
@@ -92,7 +93,13 @@ void loadCrypto() {
   if (OpenSSL_version_num() >> 28 != 3) throw std::runtime_error("This Node was not built with OpenSSL 3");
   if (!gcm) gcm = EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr);
   if (!hmac) hmac = EVP_MAC_fetch(nullptr, "HMAC", nullptr);
-  if (!gcm || !hmac) throw std::runtime_error("This Node's OpenSSL has no AES-256-GCM or HMAC");
+  if (!sha) sha = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  if (!gcm || !hmac || !sha) throw std::runtime_error("This Node's OpenSSL has no AES-256-GCM, HMAC or SHA-256");
+}
+
+void sha256(const uint8_t* data, size_t length, uint8_t* digest) {
+  unsigned written = 0;
+  must(EVP_Digest(data, length, digest, &written, sha, nullptr));
 }
 
 Digest::Digest(const uint8_t* key) : context_(EVP_MAC_CTX_new(hmac)) {

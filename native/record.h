@@ -18,6 +18,9 @@ enum class Fault { kShort, kTag, kCodec, kLength, kZstd, kNone };
 /** Throws std::runtime_error where this process has no OpenSSL 3 with the algorithms. */
 void loadCrypto();
 
+/** One message. */
+void sha256(const uint8_t* data, size_t length, uint8_t* digest);
+
 /** HMAC-SHA-256 under one key, one message after the other. */
 class Digest {
  public:

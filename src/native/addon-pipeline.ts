@@ -1,7 +1,7 @@
 /** The pipeline in the addon: on libuv's pool, over all processors, with contexts that are kept. */
 import type { Addon } from './addon.ts'
 import type { OpenRecord, Pipeline } from './pipeline.ts'
-import { checkCompress, checkDigest, checkOpen, checkSeal } from './pipeline-arguments.ts'
+import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits } from './pipeline-arguments.ts'
 import { AAD_PREFIX_BYTES, badRecord, RECORD_FAULTS } from './record.ts'
 import { openNodes } from './twin.ts'
 
@@ -16,6 +16,13 @@ export const addonPipeline = (addon: Addon): Pipeline => ({
     const result = { ids: new Uint8Array(count * 32), zero: new Uint8Array(count) }
     await addon.digestChunks(source, chunkSize, idKey, result.ids, result.zero)
     return result
+  },
+
+  async digestUnits(source, unit) {
+    checkUnits(source, unit)
+    const digests = new Uint8Array((source.length / unit) * 32)
+    await addon.digestUnits(source, unit, digests)
+    return digests
   },
 
   async compressChunks(source, chunkSize, indexes, target, targetOffset) {

@@ -8,6 +8,10 @@ export interface Addon {
     ids: Uint8Array,
     zero: Uint8Array,
   ): Promise<number>
+  /** SHA-256 of each unit of `source`; `digests` has 32 bytes for each. */
+  digestUnits(source: Uint8Array, unit: number, digests: Uint8Array): Promise<number>
+  /** For tests: at most so many messages are hashed at once (16, 8 or 0) from now on. Gives what is used. */
+  limitLanes(most: number): number
   compressChunks(
     source: Uint8Array,
     chunkSize: number,

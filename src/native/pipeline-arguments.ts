@@ -32,6 +32,12 @@ export function checkDigest(source: Uint8Array, chunkSize: number, idKey: Uint8A
   must(idKey.length === KEY_BYTES, 'The id key has not 32 bytes')
 }
 
+export function checkUnits(source: Uint8Array, unit: number): void {
+  mustBeChunkSize(unit)
+  mustOwn(source, 'source')
+  must(source.length % unit === 0, 'The source is not whole units')
+}
+
 export function checkCompress(
   source: Uint8Array,
   chunkSize: number,

@@ -44,6 +44,8 @@ export type OpenNode = Omit<OpenRecord, 'target'>
 export interface Pipeline {
   /** source.length is a multiple of chunkSize. */
   digestChunks(source: Uint8Array, chunkSize: number, idKey: Uint8Array): Promise<DigestResult>
+  /** SHA-256 of each `unit` bytes, 32 bytes each. `unit` is a power of two from 4 KiB to 4 MiB, source.length a multiple of it. */
+  digestUnits(source: Uint8Array, unit: number): Promise<Uint8Array>
   /**
    * Compresses the chunks of `source` at the given chunk indexes, in that order, into `target` from `targetOffset`, as record
    * plaintexts each followed by 16 free bytes. A chunk that does not shrink is stored with codec 0, so `target` needs

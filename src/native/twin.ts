@@ -1,9 +1,9 @@
 /** The pipeline in plain TypeScript: the oracle of the addon's tests. It works on the calling thread. */
-import { createHmac } from 'node:crypto'
+import { createHash, createHmac } from 'node:crypto'
 import { constants, zstdCompressSync } from 'node:zlib'
 import { limits } from '../core/limits.ts'
 import type { OpenNode, Pipeline } from './pipeline.ts'
-import { checkCompress, checkDigest, checkOpen, checkSeal } from './pipeline-arguments.ts'
+import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits } from './pipeline-arguments.ts'
 import { badRecord, CODEC_STORED, CODEC_ZSTD, openRecord, RECORD_HEAD, RECORD_TAG, sealRecord } from './record.ts'
 import { isZero } from './zero.ts'
 
@@ -47,6 +47,19 @@ export const twinPipeline: Pipeline = {
       else ids.set(createHmac('sha256', idKey).update(chunk).digest(), index * 32)
     }
     return { ids, zero }
+  },
+
+  async digestUnits(source, unit) {
+    checkUnits(source, unit)
+    const digests = new Uint8Array((source.length / unit) * 32)
+    for (let at = 0; at < source.length; at += unit)
+      digests.set(
+        createHash('sha256')
+          .update(source.subarray(at, at + unit))
+          .digest(),
+        (at / unit) * 32,
+      )
+    return digests
   },
 
   async compressChunks(source, chunkSize, indexes, target, targetOffset) {

@@ -7,6 +7,7 @@ import { recordAadPrefix } from '../crypto/aad.ts'
 import { slotKey } from '../crypto/derive.ts'
 import { sealFooter } from '../crypto/footer.ts'
 import { newPackId } from '../crypto/ids.ts'
+import type { Pipeline } from '../native/pipeline.ts'
 import { abortable } from './abortable.ts'
 import { BufferPool } from './buffer-pool.ts'
 import { packKey } from './object-keys.ts'
@@ -164,7 +165,7 @@ export class PackWriter {
     const body = pack.body.subarray(0, pack.used)
     const aadPrefix = recordAadPrefix({ repository: keys.repository, domain: domain.domain, kind, pack: id })
     await pipeline.sealChunks({ body, lengths: pack.lengths, firstSlot: 0, ids: pack.ids, key, aadPrefix })
-    const checksums = await checksumsOf(body, footer)
+    const checksums = await checksumsOf(pipeline, body, footer)
     this.#aborted.signal.throwIfAborted()
     const trailer = buildTrailer(id, kind, {
       rowCount: pack.count,
@@ -188,10 +189,12 @@ export class PackWriter {
 }
 
 /** Like `encodeChecksums`, on libuv's pool: 16 MiB of SHA-256 would hold up everything else on this thread for 20 ms. */
-async function checksumsOf(body: Uint8Array, footer: Uint8Array): Promise<Uint8Array> {
+async function checksumsOf(pipeline: Pipeline, body: Uint8Array, footer: Uint8Array): Promise<Uint8Array> {
   const total = body.length + footer.length
   const checksums = new Uint8Array(checksumsLength(total))
-  for (let at = 0, unit = 0; at < total; at += checksumUnit, unit++) {
+  const whole = body.length - (body.length % checksumUnit)
+  checksums.set(await pipeline.digestUnits(body.subarray(0, whole), checksumUnit))
+  for (let at = whole, unit = whole / checksumUnit; at < total; at += checksumUnit, unit++) {
     const inBody = body.subarray(at, at + checksumUnit)
     const isWhole = inBody.length === Math.min(checksumUnit, total - at)
     const from = Math.max(0, at - body.length)

@@ -16,6 +16,13 @@ const random = seededRandom(seed)
 const sourceOf = (chunkSize: number, count: number): Uint8Array =>
   Buffer.concat(Array.from({ length: count }, (_, at) => chunkOf(CONTENTS[at % CONTENTS.length]!, chunkSize, random)))
 
+/** From coreutils' sha256sum. */
+const SHA256_OF_A = [
+  [4096, 'c93eee2d0db02f10acc7460d9576e122dcf8cd53c4bf8dfcae1b3e74ebcfff5a'],
+  [65536, 'bf718b6f653bebc184e1479f1935b8da974d701b893afcf49e701f3e2f9f9c5a'],
+  [1048576, '9bc1b2a288b26af7257a36277ae3816a7d4f16e89c1e7e77d0a5c48bad62b360'],
+] as const
+
 const faultOf = async (pipeline: Pipeline, records: readonly OpenRecord[]): Promise<string> => {
   const error: unknown = await pipeline.openChunks(records).then(
     () => 'opened',
@@ -72,6 +79,37 @@ test('an id is HMAC-SHA-256 of the chunk, and only a chunk of zeros counts as ze
     }
   }
   assert.ok(isZero(new Uint8Array(0)))
+})
+
+test('every width of vectors gives the ids and digests of the twin, for groups that are full, short or single', async () => {
+  const key = random(32)
+  const [[, twin]] = pipelines as [readonly [string, Pipeline]]
+  const widest = loadAddon().limitLanes(16)
+  const seen = new Set<number>()
+  try {
+    for (const most of [0, 8, 16]) {
+      seen.add(loadAddon().limitLanes(most))
+      for (const chunkSize of [4 * KiB, 64 * KiB])
+        for (const count of [1, 2, 3, 7, 8, 9, 15, 16, 17, 33]) {
+          const source = random(chunkSize * count)
+          source.fill(0, 0, count > 3 ? chunkSize : 0)
+          const what = `${most} lanes, ${count} chunks of ${chunkSize}`
+          assert.deepEqual(
+            await addon.digestChunks(source, chunkSize, key),
+            await twin.digestChunks(source, chunkSize, key),
+            what,
+          )
+          assert.deepEqual(await addon.digestUnits(source, chunkSize), await twin.digestUnits(source, chunkSize), what)
+        }
+    }
+    for (const [length, digest] of SHA256_OF_A) {
+      const found = await addon.digestUnits(new Uint8Array(length).fill(0x61), length)
+      assert.equal(Buffer.from(found).toString('hex'), digest)
+    }
+  } finally {
+    loadAddon().limitLanes(16)
+  }
+  assert.ok(seen.has(0) && seen.has(widest), `widths tested: ${[...seen]}`)
 })
 
 test('chunks that do not shrink are stored as they are, in exactly the space that the contract names', async () => {
