@@ -14,17 +14,20 @@ import { getBounded } from './control-object.ts'
 import { HookTable } from './hook-table.ts'
 import { IndexBuilder, isHook, parseIndex } from './index-codec.ts'
 import type { TreeEntry } from './node-writer.ts'
-import { indexPrefix } from './object-keys.ts'
+import { indexPrefix, packKey } from './object-keys.ts'
 import type { PlacedRecord } from './open-pack.ts'
 import { idPrefixBytes } from './pack-codec.ts'
 import { PackContents } from './pack-contents.ts'
 import type { ClosedPack } from './pack-writer.ts'
+import type { PointLocks } from './point-locks.ts'
 import { readPackContents } from './read-pack-contents.ts'
 import type { ReuseRules } from './reuse-rules.ts'
 import type { WriteContext } from './write-context.ts'
 
 export interface DedupOptions {
   readonly rules: ReuseRules
+  /** Where the repository promises locks. */
+  readonly locks: PointLocks | undefined
   /** Settles when a pack of this backup that is on its way is stored. */
   readonly whenStored: (pack: PackId) => Promise<void>
   /** New chunks that are stored without asking others' indexes first: reading those does not pay for a small increment. */
@@ -118,10 +121,16 @@ export class DedupIndex {
     // Whether a pack of our own has arrived must not decide what is written: the same input gives the same objects.
     if (this.#ownPacks.has(pack)) await this.#options.whenStored(pack)
     const contents = await readPackContents(this.#context, pack, options)
-    if (contents) {
+    if (contents && (await this.#keepsItsLock(pack, options))) {
       this.#contents.set(pack, contents)
       this.#numbers.set(pack, number)
     } else this.#unusable.add(pack)
+  }
+
+  /** To be asked after the look at the pack: one that is gone has no lock. */
+  async #keepsItsLock(pack: PackId, options: AbortOptions): Promise<boolean> {
+    const { domain } = this.#context.domain
+    return (await this.#options.locks?.mayReuse(packKey('data', domain, pack), options)) ?? true
   }
 
   async #load(options: AbortOptions): Promise<void> {

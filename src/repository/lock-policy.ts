@@ -13,6 +13,12 @@ export interface LockPolicy {
   readonly renewEveryMs: number
 }
 
+/** The policy of a repository that has one. */
+export interface RepositoryLock extends LockPolicy {
+  /** When the repository was made: everything in it was put later. */
+  readonly since: Date
+}
+
 /** Throws 'usage' with the arithmetic. */
 export function checkLockPolicy({ forMs, renewEveryMs }: LockPolicy): void {
   if (renewEveryMs <= 0 || forMs < 2 * renewEveryMs)

@@ -161,7 +161,7 @@ function assemble(
 ): OpenedRepository {
   const { store, pipeline, random, clock, host, leaseExpiryMs = limits.leaseExpiryMs } = request
   const keys = ring.repository
-  const { lock } = config
+  const lock = config.lock && { ...config.lock, since: config.created }
   const control = controlObjects(store, keys, random, { ignoresPlanted: lock !== undefined })
   const records = new RecordReader({ store, keyring: ring, pipeline, random })
   const fetcher = new ChunkFetcher(records)

@@ -6,12 +6,14 @@ import type { Healing } from './healing.ts'
 import { NodeWriter } from './node-writer.ts'
 import type { PlacedRecord } from './open-pack.ts'
 import { PackWriter } from './pack-writer.ts'
+import type { PointLocks } from './point-locks.ts'
 import type { ReuseRules } from './reuse-rules.ts'
 import type { WriteContext } from './write-context.ts'
 
 export interface PointPacksOptions {
   readonly rules: ReuseRules
   readonly healing: Healing
+  readonly locks: PointLocks | undefined
   readonly hasBase: boolean
 }
 
@@ -25,7 +27,7 @@ export class PointPacks {
   readonly inTurn = pLimit(1)
   readonly #context: WriteContext
 
-  constructor(context: WriteContext, { rules, healing, hasBase }: PointPacksOptions) {
+  constructor(context: WriteContext, { rules, healing, locks, hasBase }: PointPacksOptions) {
     this.#context = context
     this.healing = healing
     this.data = new PackWriter(context, {
@@ -40,6 +42,7 @@ export class PointPacks {
     this.nodes = new NodeWriter(context, healing, () => this.data.close())
     this.dedup = new DedupIndex(context, {
       rules,
+      locks,
       whenStored: pack => this.data.whenStored(pack),
       chunksBeforeLoading: hasBase ? limits.dedupSegmentChunks : 0,
     })

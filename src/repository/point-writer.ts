@@ -17,6 +17,7 @@ import { Healing } from './healing.ts'
 import { Lease } from './lease.ts'
 import { manifestDisk } from './manifest-disk.ts'
 import { domainKeysKey, fenceKey, forgottenKey, indexKey, leaseKey, pointKey } from './object-keys.ts'
+import { PointLocks } from './point-locks.ts'
 import { PointPacks } from './point-packs.ts'
 import type {
   BeginPoint,
@@ -39,7 +40,8 @@ const GIVE_UP_MS = 60_000
 export async function beginPoint(outer: DomainlessContext, request: BeginPoint): Promise<PointWriter> {
   const { signal, vm, ownDomain = false } = request
   // One stream for what refreshes by the clock, one for what follows the data: neither disturbs the other's order.
-  const early = { ...outer, random: forkedRandom(outer.random) }
+  const locks = outer.lock && new PointLocks(outer.store, outer.lock, outer.clock)
+  const early = { ...outer, random: forkedRandom(outer.random), ...(locks ? { store: locks.store } : {}) }
   const control = controlObjects(outer.store, outer.keys, forkedRandom(outer.random))
   const keys = await listPointKeys(early, vm, { signal })
   const bases = request.bases.flatMap(point => keys.get(point) ?? [])
@@ -64,16 +66,18 @@ export async function beginPoint(outer: DomainlessContext, request: BeginPoint):
     const damage = await listDamage(control, { signal })
     const rules = await readReuseRules(control, damage, { signal })
     const healing = await Healing.begin(context, damage, { signal })
+    await locks?.begin(control, { signal })
     const checked = new Map<PointId, StoredManifest>()
     for (const point of request.bases) {
       const key = keys.get(point)
+      if (key && locks && !(await locks.mayBuildOn(key, { signal }))) continue
       const stored = key && (await checkBase(context, control, point, key, { signal }).catch(passDamaged))
       if (stored && fitsContext(stored.manifest, context)) checked.set(point, stored)
     }
     const follows = await succession(context, control, keys, checked, { signal })
-    const packs = new PointPacks(context, { rules, healing, hasBase: checked.size > 0 })
+    const packs = new PointPacks(context, { rules, healing, locks, hasBase: checked.size > 0 })
     const isApart = domain.domain !== outer.defaultDomain
-    return new LeasedPointWriter({ context, control, request, lease, bases: checked, follows, packs, isApart })
+    return new LeasedPointWriter({ context, control, request, lease, bases: checked, follows, packs, locks, isApart })
   } catch (error) {
     await lease.stop()
     await control.delete([lease.key]).catch(() => {})
@@ -110,6 +114,7 @@ interface Begun {
   readonly bases: ReadonlyMap<PointId, StoredManifest>
   readonly follows: Succession
   readonly packs: PointPacks
+  readonly locks: PointLocks | undefined
   /** In a domain of its own, whose keys may be destroyed. */
   readonly isApart: boolean
 }
@@ -169,12 +174,13 @@ class LeasedPointWriter implements PointWriter {
   }
 
   async #commit(details: CommitDetails, options: AbortOptions): Promise<Manifest> {
-    const { context, control, lease, packs } = this.#begun
+    const { context, control, lease, packs, locks } = this.#begun
     await packs.finish(options) // 4
     await this.#putIndex(options)
     const manifest = this.#manifest(details)
     const key = pointKey(manifest.vm, manifest.takenAt, manifest.point)
     const bytes = sealManifest(context, key, manifest)
+    await locks?.settle(options)
     await lease.check(options) // 5
     await this.#putManifest(key, bytes, options) // 6
     if (await isFenced(control, manifest, options))

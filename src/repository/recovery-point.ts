@@ -9,7 +9,7 @@ import type { ChunkFetcher } from './chunk-fetcher.ts'
 import { DiskChunks } from './chunk-source.ts'
 import type { ControlObjects } from './control-object.ts'
 import type { Keyring } from './keyring.ts'
-import type { LockPolicy } from './lock-policy.ts'
+import type { RepositoryLock } from './lock-policy.ts'
 import { forgottenKey, leaseFencesPrefix } from './object-keys.ts'
 import { type Pin, placePin } from './pin.ts'
 import type { RecordReader } from './record-reader.ts'
@@ -29,7 +29,7 @@ export interface ReadContext {
   readonly random: Random
   readonly host: string
   /** What is promised of the store's locks; undefined where nothing is. */
-  readonly lock?: LockPolicy
+  readonly lock?: RepositoryLock
 }
 
 /** Steps 1 to 4. Throws 'point-forgotten', 'no-such-point' or 'not-committed'; what it pinned is then unpinned. */

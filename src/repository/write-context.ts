@@ -5,7 +5,7 @@ import type { DomainKeys, RepositoryKeys } from '../crypto/keys.ts'
 import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import type { Keyring } from './keyring.ts'
-import type { LockPolicy } from './lock-policy.ts'
+import type { RepositoryLock } from './lock-policy.ts'
 import type { RecordReader } from './record-reader.ts'
 
 export interface WriteContext {
@@ -24,7 +24,7 @@ export interface WriteContext {
   /** Named in leases and manifests, for people. */
   readonly host: string
   /** What is promised of the store's locks; undefined where nothing is. */
-  readonly lock?: LockPolicy
+  readonly lock?: RepositoryLock
   readonly leaseRefreshMs: number
   readonly leaseExpiryMs: number
 }
