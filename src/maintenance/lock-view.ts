@@ -14,6 +14,7 @@ export function lockView({ versioned, now }: Pick<ObjectStore, 'versioned' | 'no
   let started: Promise<Date> | undefined
   return {
     async lockedUntil(key, options) {
+      if (!(await versioned.features(options)).objectLock) return undefined
       started ??= now(options)
       try {
         const { retainUntil, legalHold } = await versioned.lockOf(key, undefined, options)

@@ -82,8 +82,13 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
 
 /** What would break the repository later is refused while nothing is in it. */
 function refuseUnsuitable({ url }: ObjectStore, found: StoreCapabilities, lock: LockPolicy | undefined): void {
-  const [concern] = found.concerns ?? []
-  if (concern) throw new LifeboatError('store-unsuitable', `${url}: ${concern.message}`, { hint: concern.hint })
+  const { concerns = [] } = found
+  const all = (texts: readonly string[]) => [...new Set(texts)].join(' ')
+  if (concerns.length > 0)
+    throw new LifeboatError('store-unsuitable', `${url}: ${all(concerns.map(({ message }) => `${message}.`))}`, {
+      details: { concerns: concerns.map(({ what }) => what) },
+      hint: all(concerns.map(({ hint }) => hint)),
+    })
   if (!lock || (found.objectLock && found.versioning)) return
   throw new LifeboatError('store-unsuitable', `${url} cannot lock objects: it has no ${missingFor(found)}`, {
     details: { versioning: found.versioning, objectLock: found.objectLock },

@@ -140,7 +140,7 @@ const isObject = (version: Version | undefined): version is Version & { readonly
   version?.object !== undefined
 
 const weakens = (lock: ObjectLock, mode: LockMode, until: Date): boolean =>
-  lock.retainUntil !== undefined && (until < lock.retainUntil || (lock.mode === 'compliance' && mode !== 'compliance'))
+  lock.retainUntil !== undefined && (until < lock.retainUntil || mode !== lock.mode)
 
 const describeHistory = (key: string, history: readonly Version[]): ObjectVersion[] =>
   history

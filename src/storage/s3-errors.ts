@@ -1,13 +1,15 @@
 /** What an S3 store, its transport or the SDK says becomes a store's error here and nowhere else. */
 import { type ErrorCode, LifeboatError, messageOf } from '../core/errors.ts'
-import { conflict } from './store-errors.ts'
+import { absent, conflict } from './store-errors.ts'
 
 export interface S3Call {
-  readonly verb: 'get' | 'head' | 'put' | 'list' | 'delete' | 'bucket'
+  readonly verb: 'get' | 'head' | 'put' | 'list' | 'delete' | 'lock' | 'bucket'
   readonly bucket: string
   readonly endpoint?: string
   /** The caller's key, without the store's prefix. */
   readonly key: string
+  /** Where one version was asked for. */
+  readonly versionId?: string
   readonly isConditional?: boolean
   readonly signal?: AbortSignal
 }
@@ -33,6 +35,11 @@ const full: Meaning = { code: 'store-full', hint: 'Raise the quota of the bucket
 const badKeys = denied('Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile.')
 const missingKeys = denied('Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.')
 const wrongRegion: Meaning = { code: 'store-failed', hint: "Give the bucket's own region with ?region= in the URL." }
+
+const DENIED_BY_VERB: Partial<Record<S3Call['verb'], Meaning>> = {
+  lock: denied('Allow s3:Get and Put of ObjectRetention and ObjectLegalHold on this bucket to the user.'),
+  bucket: denied('Allow s3:ListBucket, GetBucketVersioning and GetBucketObjectLockConfiguration to the user.'),
+}
 
 /** S3's error codes and the SDK's error names. They say more than the status. */
 const BY_NAME: ReadonlyMap<string, Meaning> = new Map<string, Meaning>([
@@ -70,9 +77,12 @@ export function translateS3Error(error: unknown, call: S3Call): unknown {
   const name = error instanceof Error ? error.name : ''
   const status = statusOf(error)
   if (name === 'NoSuchBucket' || (call.verb === 'bucket' && status === 404)) return bucketMissing(call, error)
-  if (name === 'NoSuchKey' || (call.verb === 'head' && status === 404)) return notFound(call, error)
+  if (isAbsence(name, status, call)) return absent(call.key, error)
   if (call.isConditional && (status === 412 || status === 409)) return conflict(call.key, error)
-  const meaning = BY_NAME.get(name) ?? byStatus(status) ?? byTransport(error)
+  const meaning =
+    ((name === 'AccessDenied' && DENIED_BY_VERB[call.verb]) || BY_NAME.get(name)) ??
+    byStatus(status) ??
+    byTransport(error)
   return new LifeboatError(
     meaning.code,
     `${call.verb}${call.key === '' ? '' : ` ${call.key}`} in bucket ${call.bucket}: ${describe(error, status)}`,
@@ -118,8 +128,12 @@ const bucketMissing = ({ bucket, endpoint }: S3Call, cause: unknown): LifeboatEr
     cause,
   })
 
-const notFound = ({ key }: S3Call, cause: unknown): LifeboatError =>
-  new LifeboatError('store-not-found', `There is no object ${key}`, { details: { object: key }, cause })
+/** Amazon answers 405 to who reads a version that is a delete marker. */
+const isAbsence = (name: string, status: number | undefined, { verb, versionId }: S3Call): boolean =>
+  name === 'NoSuchKey' ||
+  name === 'NoSuchVersion' ||
+  (verb === 'head' && status === 404) ||
+  (versionId !== undefined && (verb === 'get' || verb === 'head' || verb === 'lock') && status === 405)
 
 export function statusOf(error: unknown): number | undefined {
   if (typeof error !== 'object' || error === null || !('$metadata' in error)) return undefined

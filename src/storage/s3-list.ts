@@ -52,7 +52,7 @@ function parsePage(page: ListObjectsV2CommandOutput, prefix: string, after: stri
   })
 }
 
-const incomplete = (what: string): LifeboatError =>
+export const incomplete = (what: string): LifeboatError =>
   new LifeboatError('store-unreachable', `A page of the listing is incomplete: ${what}`, {
     retry: 'transient',
     hint: 'Something between this host and the store cuts its answers, or the store does not list in key order.',

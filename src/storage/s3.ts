@@ -4,11 +4,8 @@
  * attempt: the SDK's retries are off.
  */
 import {
-  DeleteObjectCommand,
-  GetBucketVersioningCommand,
   GetObjectCommand,
   type GetObjectCommandOutput,
-  GetObjectLockConfigurationCommand,
   HeadBucketCommand,
   HeadObjectCommand,
   PutObjectCommand,
@@ -23,10 +20,14 @@ import type { ObjectInfo, ObjectStore, PutOptions, StoreCapabilities, StoreRecei
 import { probeStore } from './probe.ts'
 import { discardBody, payloadDigests, readBody, uploadBody } from './s3-body.ts'
 import { headersOf, type S3ClientOptions, s3Client } from './s3-client.ts'
+import { concernsOf } from './s3-concerns.ts'
 import { bucketDeleter } from './s3-delete.ts'
 import { type S3Call, statusOf, translateS3Error } from './s3-errors.ts'
+import { bucketQuestions } from './s3-features.ts'
 import { listBucket } from './s3-list.ts'
 import { sentRequestsOf } from './s3-requests.ts'
+import { lockWord, s3Versions } from './s3-versions.ts'
+import { absent } from './store-errors.ts'
 
 export interface S3Options extends S3ClientOptions {
   readonly bucket: string
@@ -41,6 +42,8 @@ export function s3Store(options: S3Options): ObjectStore {
   const client = s3Client(options)
   const sentRequests = sentRequestsOf(client)
   const deleter = bucketDeleter(client, bucket)
+  const questions = bucketQuestions(client, bucket, endpoint)
+  const versions = s3Versions({ client, bucket, endpoint, base, questions, deleter, get: getObject, head: headObject })
   /** A HEAD's 404 does not say whether the key or the bucket is missing; one success of any kind settles that for good. */
   let bucketSeen = false
   /** False once the store answered that it has no conditional puts. Nobody relies on them, so it is then asked without. */
@@ -57,16 +60,20 @@ export function s3Store(options: S3Options): ObjectStore {
     }
   }
 
-  async function get(key: string, range?: Range, { signal }: AbortOptions = {}): Promise<Uint8Array> {
+  async function getObject(
+    key: string,
+    range: Range | undefined,
+    { signal }: AbortOptions,
+    versionId?: string,
+  ): Promise<Uint8Array> {
     checkKey(key)
     checkRange(range)
-    if (range?.length === 0) return nothingOf(key, { signal }) // HTTP has no empty range.
-    return attempt({ verb: 'get', key, signal }, async () => {
+    if (range?.length === 0) return nothingOf(key, { signal }, versionId) // HTTP has no empty range.
+    return attempt({ verb: 'get', key, versionId, signal }, async () => {
       try {
         const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`
-        const answer = await client.send(new GetObjectCommand({ Bucket: bucket, Key: base + key, Range }), {
-          abortSignal: signal,
-        })
+        const command = new GetObjectCommand({ Bucket: bucket, Key: base + key, VersionId: versionId, Range })
+        const answer = await client.send(command, { abortSignal: signal })
         return await readBody(answer.Body, expectedLength(key, range, answer), key, { signal })
       } catch (error) {
         if (range && statusOf(error) === 416) return new Uint8Array(0)
@@ -75,18 +82,21 @@ export function s3Store(options: S3Options): ObjectStore {
     })
   }
 
-  async function nothingOf(key: string, options: AbortOptions): Promise<Uint8Array> {
-    if (await head(key, options)) return new Uint8Array(0)
-    throw new LifeboatError('store-not-found', `There is no object ${key}`, { details: { object: key } })
+  async function nothingOf(key: string, options: AbortOptions, versionId?: string): Promise<Uint8Array> {
+    if (await headObject(key, options, versionId)) return new Uint8Array(0)
+    throw absent(key)
   }
 
-  async function head(key: string, { signal }: AbortOptions = {}): Promise<ObjectInfo | undefined> {
+  async function headObject(
+    key: string,
+    { signal }: AbortOptions,
+    versionId?: string,
+  ): Promise<ObjectInfo | undefined> {
     checkKey(key)
     try {
-      return await attempt({ verb: 'head', key, signal }, async () => {
-        const answer = await client.send(new HeadObjectCommand({ Bucket: bucket, Key: base + key }), {
-          abortSignal: signal,
-        })
+      return await attempt({ verb: 'head', key, versionId, signal }, async () => {
+        const command = new HeadObjectCommand({ Bucket: bucket, Key: base + key, VersionId: versionId })
+        const answer = await client.send(command, { abortSignal: signal })
         if (answer.ContentLength === undefined || answer.LastModified === undefined) throw unmeasured(key)
         return { key, size: answer.ContentLength, modifiedAt: answer.LastModified }
       })
@@ -128,12 +138,7 @@ export function s3Store(options: S3Options): ObjectStore {
       ContentMD5: md5,
       ContentType: 'application/octet-stream',
       ...(isConditional ? { IfNoneMatch: '*' } : {}),
-      ...(retainUntil
-        ? {
-            ObjectLockMode: lockMode === 'compliance' ? 'COMPLIANCE' : 'GOVERNANCE',
-            ObjectLockRetainUntilDate: retainUntil,
-          }
-        : {}),
+      ...(retainUntil ? { ObjectLockMode: lockWord(lockMode), ObjectLockRetainUntilDate: retainUntil } : {}),
     })
     command.middlewareStack.add(
       next => args => {
@@ -164,8 +169,11 @@ export function s3Store(options: S3Options): ObjectStore {
 
   async function remove(keys: readonly string[], { signal }: AbortOptions = {}): Promise<void> {
     for (const key of keys) checkKey(key)
-    const paths = keys.map(key => base + key)
-    await attempt({ verb: 'delete', key: keys[0] ?? '', signal }, () => deleter.delete(paths, { signal }))
+    if (keys.length === 0) return signal?.throwIfAborted()
+    const { hasVersions } = await questions.features({ signal })
+    if (hasVersions) return versions.removeAll(keys, { signal })
+    const targets = keys.map(key => ({ Key: base + key }))
+    await attempt({ verb: 'delete', key: keys[0] ?? '', signal }, () => deleter.delete(targets, { signal }))
   }
 
   /** The Date of the answer to a question about the bucket. */
@@ -188,56 +196,24 @@ export function s3Store(options: S3Options): ObjectStore {
     })
   }
 
-  /** Versioning and lock are what the bucket says of itself; only the conditional put is tried, because Ceph ignores it on versioned buckets. */
+  /** What the bucket says of itself; only the conditional put is tried, because Ceph ignores it on versioned buckets. */
   async function probe(prefix: string, options: AbortOptions = {}): Promise<StoreCapabilities> {
-    const { conditionalPut } = await probeStore(forgetful(options), prefix, random, options)
-    const abortSignal = options.signal
-    const versioning = await ask(options, async () => {
-      const { Status } = await client.send(new GetBucketVersioningCommand({ Bucket: bucket }), { abortSignal })
-      return Status === 'Enabled'
-    })
-    const objectLock = await ask(options, async () => {
-      const answer = await client.send(new GetObjectLockConfigurationCommand({ Bucket: bucket }), { abortSignal })
-      return answer.ObjectLockConfiguration?.ObjectLockEnabled === 'Enabled'
-    })
-    return { conditionalPut, versioning, objectLock }
-  }
-
-  /** Puts that can be undone: on a versioned bucket a plain delete would leave the versions and a marker. */
-  function forgetful({ signal }: AbortOptions): Pick<ObjectStore, 'put' | 'delete'> {
-    const versions = new Set<string | undefined>()
-    return {
-      async put(...request) {
-        const receipt = await put(...request)
-        versions.add(receipt.versionId)
-        return receipt
-      },
-      async delete([key = '']) {
-        for (const VersionId of versions) {
-          const command = new DeleteObjectCommand({ Bucket: bucket, Key: base + key, VersionId })
-          await attempt({ verb: 'delete', key, signal }, () => client.send(command, { abortSignal: signal })).catch(
-            () => remove([key], { signal }), // Under a default retention only a marker can be set.
-          )
-        }
-      },
-    }
-  }
-
-  /** A store that does not know the question, or this user, has not got the feature for us. */
-  async function ask({ signal }: AbortOptions, question: () => Promise<boolean>): Promise<boolean> {
-    try {
-      return await question()
-    } catch (error) {
-      if ([400, 403, 404, 405, 501].includes(statusOf(error) ?? 0)) return false
-      throw translateS3Error(error, { verb: 'bucket', key: '', bucket, endpoint, signal })
-    }
+    const features = await questions.features(options)
+    const { versioning, objectLock, defaultRetention } = features
+    // Under a default retention what is tried could not be removed again.
+    const { conditionalPut } = defaultRetention
+      ? { conditionalPut: false }
+      : await probeStore({ put, delete: remove }, prefix, random, options)
+    const concerns = concernsOf(features, await questions.lifecycleRules(options), base)
+    return { conditionalPut, versioning, objectLock, ...(concerns.length > 0 ? { concerns } : {}) }
   }
 
   const store: ObjectStore & SendingStore = {
     url: displayUrl(options),
     sentRequests,
-    get,
-    head,
+    versioned: versions.store,
+    get: (key, range, options = {}) => getObject(key, range, options),
+    head: (key, options = {}) => headObject(key, options),
     put,
     list,
     delete: remove,

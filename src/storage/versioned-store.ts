@@ -43,7 +43,7 @@ export interface VersionedStore {
   deleteVersion(key: string, versionId: string, options?: AbortOptions): Promise<void>
   /** Of one version, by default the newest. Throws 'store-not-found'. Without Object Lock: no retention, no hold. */
   lockOf(key: string, versionId?: string, options?: AbortOptions): Promise<ObjectLock>
-  /** Extends; a date before the present one is refused by the store ('store-locked'). Governance becomes compliance, never the reverse. */
+  /** Sets or extends; a date before the present one is refused by the store ('store-locked'), and so is another mode on Ceph. */
   retain(key: string, versionId: string | undefined, mode: LockMode, until: Date, options?: AbortOptions): Promise<void>
   legalHold(key: string, versionId: string | undefined, on: boolean, options?: AbortOptions): Promise<void>
 }

@@ -260,7 +260,7 @@ function lockChecks(
     assert.deepEqual(await Array.fromAsync(versioned.versions('')), [])
   })
 
-  check('retention is extended and never shortened, and becomes compliance', async (store, versioned, { later }) => {
+  check('retention is extended and never shortened, and its mode stays', async (store, versioned, { later }) => {
     const until = await inFuture(store)
     const longer = new Date(until.getTime() + 1_000)
     const { versionId = '' } = await store.put('k', [bytesOf('x')])
@@ -270,13 +270,15 @@ function lockChecks(
       versioned.retain('k', undefined, 'governance', new Date(until.getTime() - 1_000)),
       hasCode('store-locked'),
     )
-    await versioned.retain('k', versionId, 'compliance', longer)
+    await versioned.retain('k', versionId, 'governance', longer)
     assert.deepEqual(await versioned.lockOf('k', versionId), {
-      mode: 'compliance',
+      mode: 'governance',
       retainUntil: longer,
       legalHold: false,
     })
-    await assert.rejects(versioned.retain('k', versionId, 'compliance', until), hasCode('store-locked'))
+    await assert.rejects(versioned.retain('k', versionId, 'governance', until), hasCode('store-locked'))
+    const latest = new Date(longer.getTime() + 1_000)
+    await assert.rejects(versioned.retain('k', versionId, 'compliance', latest), hasCode('store-locked'))
     await assert.rejects(versioned.deleteVersion('k', versionId), hasCode('store-locked'))
     await assert.rejects(versioned.retain('absent', undefined, 'governance', until), hasCode('store-not-found'))
     await later(retentionMs + 4_000)

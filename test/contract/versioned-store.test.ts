@@ -4,9 +4,12 @@ import { type MemoryOptions, memoryStore } from '../../src/storage/memory.ts'
 import { metered } from '../../src/storage/metered.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
 import { retrying } from '../../src/storage/retrying.ts'
+import { s3Store } from '../../src/storage/s3.ts'
 import { throttled } from '../../src/storage/throttled.ts'
 import { intercepted } from '../doubles/intercepted-store.ts'
 import { manualClock } from '../doubles/manual-clock.ts'
+import { plainDelete } from '../doubles/plain-s3.ts'
+import { type S3FakeOptions, startS3Fake } from '../doubles/s3-fake.ts'
 import { type VersionedCase, versionedStoreContract } from './versioned-store-contract.ts'
 
 function memoryCase(
@@ -46,3 +49,43 @@ for (const [name, decorate] of Object.entries(decorators))
     objectLock: true,
     manyVersions: 50,
   })
+
+async function fakeCase(
+  cleanup: AsyncDisposableStack,
+  prefix: string,
+  options: Omit<S3FakeOptions, 'now'>,
+): Promise<VersionedCase> {
+  const clock = manualClock()
+  const fake = cleanup.use(await startS3Fake({ ...options, now: clock.now }))
+  const { endpoint, credentials } = fake
+  return {
+    store: s3Store({ bucket: 'test', prefix, endpoint, credentials, pathStyle: true }),
+    mark: key => plainDelete(fake, 'test', prefix === '' ? key : `${prefix}/${key}`),
+    later: ms => clock.advance(ms),
+  }
+}
+
+const AS_CEPH = { conditionalPut: 'honoured-unversioned', keyMarker: 'inclusive' } as const
+
+versionedStoreContract({
+  name: 'S3, versioned',
+  open: cleanup => fakeCase(cleanup, '', { buckets: { test: { versioning: true } }, quirks: { pageKeys: 70 } }),
+  objectLock: false,
+  manyVersions: 250,
+})
+versionedStoreContract({
+  name: "S3 with Object Lock below a prefix, with Ceph's manners, in pages of 100",
+  open: cleanup =>
+    fakeCase(cleanup, 'site-1/vms', {
+      buckets: { test: { objectLock: true } },
+      quirks: { ...AS_CEPH, pageKeys: 100 },
+    }),
+  objectLock: true,
+  manyVersions: 250,
+})
+versionedStoreContract({
+  name: 'S3 with Object Lock and without batch deletes',
+  open: cleanup => fakeCase(cleanup, 'p', { buckets: { test: { objectLock: true } }, quirks: { batchDelete: false } }),
+  objectLock: true,
+  manyVersions: 60,
+})

@@ -1,22 +1,31 @@
 /** What the S3 fake keeps and how it answers when nothing goes wrong. Pure: requests in, answers out. */
 import { createHash } from 'node:crypto'
+import { addVersion, type FakeVersion, findVersion, isAnswer, lockHeaders, lockOfPut } from './s3-fake-versions.ts'
 
 export interface FakeObject {
   readonly bytes: Uint8Array
   readonly modifiedAt: Date
   readonly etag: string
-  readonly versionId: string
 }
 
 export interface FakeBucket {
+  /** What is there now. */
   readonly objects: Map<string, FakeObject>
+  /** Of a bucket with versioning, newest last. */
+  readonly versions: Map<string, FakeVersion[]>
   readonly versioning: boolean
   readonly objectLock: boolean
+  readonly defaultRetention?: { readonly mode: 'GOVERNANCE' | 'COMPLIANCE'; readonly days: number }
+  /** `<Rule>` elements. */
+  readonly lifecycle?: string
+  readonly now: () => Date
 }
 
 export interface FakeQuirks {
-  /** Ceph ignores If-None-Match on versioned buckets, Swift refuses it with 501. */
-  readonly conditionalPut: 'honoured' | 'ignored' | 'refused'
+  /** Ceph honours If-None-Match on unversioned buckets only and ignores it on others, Swift refuses it with 501. */
+  readonly conditionalPut: 'honoured' | 'honoured-unversioned' | 'ignored' | 'refused'
+  /** Whether a listing of versions that begins at a key has those of the key itself, as Ceph's, or not, as Amazon's. */
+  readonly keyMarker: 'inclusive' | 'exclusive'
   /** False: DeleteObjects is refused as Swift does it. */
   readonly batchDelete: boolean
   readonly pageKeys: number
@@ -30,8 +39,8 @@ export interface Answer {
   readonly whole?: Uint8Array
 }
 
-const escapeXml = (text: string): string => text.replace(/[<>&"]/g, sign => `&#${sign.charCodeAt(0)};`)
-const unescapeXml = (text: string): string =>
+export const escapeXml = (text: string): string => text.replace(/[<>&"]/g, sign => `&#${sign.charCodeAt(0)};`)
+export const unescapeXml = (text: string): string =>
   text
     .replace(/&#(\d+);/g, (_, code) => String.fromCharCode(Number(code)))
     .replace(/&lt;/g, '<')
@@ -51,31 +60,44 @@ export const errorAnswer = (status: number, code: string, resource = ''): Answer
     `<Error><Code>${code}</Code><Message>The fake says ${code}</Message><Resource>${escapeXml(resource)}</Resource><RequestId>tx01</RequestId></Error>`,
   )
 
-let versionCounter = 0
-
-export function putObject(
-  bucket: FakeBucket,
-  key: string,
-  bytes: Uint8Array,
-  ifNoneMatch: string | undefined,
-  quirks: FakeQuirks,
-): Answer {
-  if (ifNoneMatch !== undefined) {
-    if (quirks.conditionalPut === 'refused') return errorAnswer(501, 'NotImplemented', key)
-    if (quirks.conditionalPut === 'honoured' && bucket.objects.has(key))
-      return errorAnswer(412, 'PreconditionFailed', key)
-  }
-  const etag = `"${createHash('md5').update(bytes).digest('hex')}"`
-  const versionId = `v${++versionCounter}`
-  bucket.objects.set(key, { bytes: new Uint8Array(bytes), modifiedAt: new Date(), etag, versionId })
-  return { status: 200, headers: { etag, ...(bucket.versioning ? { 'x-amz-version-id': versionId } : {}) } }
+export interface PutRequest {
+  readonly bucket: FakeBucket
+  readonly key: string
+  readonly bytes: Uint8Array
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>
 }
 
-export function getObject(bucket: FakeBucket, key: string, range: string | undefined): Answer {
-  const object = bucket.objects.get(key)
-  if (!object) return errorAnswer(404, 'NoSuchKey', key)
-  const { bytes } = object
-  const headers = objectHeaders(object)
+export function putObject({ bucket, key, bytes, headers }: PutRequest, quirks: FakeQuirks): Answer {
+  if (headers['if-none-match'] !== undefined) {
+    const { conditionalPut } = quirks
+    if (conditionalPut === 'refused') return errorAnswer(501, 'NotImplemented', key)
+    const isHonoured =
+      conditionalPut === 'honoured' || (conditionalPut === 'honoured-unversioned' && !bucket.versioning)
+    if (isHonoured && bucket.objects.has(key)) return errorAnswer(412, 'PreconditionFailed', key)
+  }
+  const digest = createHash('md5').update(bytes)
+  const md5 = headers['content-md5']
+  if (md5 !== undefined && md5 !== digest.copy().digest('base64')) return errorAnswer(400, 'BadDigest', key)
+  const lock = lockOfPut(bucket, key, headers)
+  if (isAnswer(lock)) return lock
+  const etag = `"${digest.digest('hex')}"`
+  const object = { bytes: new Uint8Array(bytes), modifiedAt: bucket.now(), etag }
+  if (bucket.versioning)
+    return { status: 200, headers: { etag, 'x-amz-version-id': addVersion(bucket, key, object, lock) } }
+  bucket.objects.set(key, object)
+  return { status: 200, headers: { etag } }
+}
+
+export function getObject(
+  bucket: FakeBucket,
+  key: string,
+  versionId: string | null,
+  range: string | undefined,
+): Answer {
+  const found = findVersion(bucket, key, versionId)
+  if (!found?.object) return errorAnswer(404, 'NoSuchKey', key)
+  const { bytes } = found.object
+  const headers = { ...objectHeaders(found.object), ...lockHeaders(found.lock) }
   if (range === undefined) return { status: 200, headers, body: bytes }
   const [, first = '', last = ''] = /^bytes=(\d+)-(\d*)$/.exec(range) ?? []
   const from = Number(first)
@@ -117,34 +139,3 @@ export function listObjects(name: string, bucket: FakeBucket, query: URLSearchPa
     `<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>${name}</Name><Prefix>${escapeXml(prefix)}</Prefix><MaxKeys>1000</MaxKeys><KeyCount>${page.length}</KeyCount><IsTruncated>${isTruncated}</IsTruncated>${next}${contents.join('')}</ListBucketResult>`,
   )
 }
-
-export function deleteObjects(bucket: FakeBucket, xml: string, quirks: FakeQuirks): Answer {
-  if (!quirks.batchDelete) return errorAnswer(400, 'InvalidRequest')
-  const keys = [...xml.matchAll(/<Key>([^<]*)<\/Key>/g)].map(match => unescapeXml(match[1] ?? ''))
-  if (keys.length > 1000) return errorAnswer(400, 'MalformedXML')
-  for (const key of keys) bucket.objects.delete(key)
-  const deleted = keys.map(key => `<Deleted><Key>${escapeXml(key)}</Key></Deleted>`)
-  return xmlAnswer(
-    200,
-    `<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${deleted.join('')}</DeleteResult>`,
-  )
-}
-
-export function deleteObject(bucket: FakeBucket, key: string, versionId: string | null): Answer {
-  if (versionId === null || bucket.objects.get(key)?.versionId === versionId) bucket.objects.delete(key)
-  return { status: 204 }
-}
-
-export const versioningStatus = (bucket: FakeBucket): Answer =>
-  xmlAnswer(
-    200,
-    `<VersioningConfiguration>${bucket.versioning ? '<Status>Enabled</Status>' : ''}</VersioningConfiguration>`,
-  )
-
-export const lockConfiguration = (bucket: FakeBucket): Answer =>
-  bucket.objectLock
-    ? xmlAnswer(
-        200,
-        '<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>',
-      )
-    : errorAnswer(404, 'ObjectLockConfigurationNotFoundError')

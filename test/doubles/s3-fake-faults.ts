@@ -8,8 +8,14 @@ export type S3Operation =
   | 'DeleteObject'
   | 'DeleteObjects'
   | 'ListObjectsV2'
+  | 'ListObjectVersions'
+  | 'GetObjectRetention'
+  | 'PutObjectRetention'
+  | 'GetObjectLegalHold'
+  | 'PutObjectLegalHold'
   | 'HeadBucket'
   | 'GetBucketVersioning'
+  | 'GetBucketLifecycleConfiguration'
   | 'GetObjectLockConfiguration'
 
 export type S3Fault =

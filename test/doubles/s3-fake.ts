@@ -5,16 +5,12 @@
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
 import {
   type Answer,
-  deleteObject,
-  deleteObjects,
   errorAnswer,
   type FakeBucket,
   type FakeQuirks,
   getObject,
   listObjects,
-  lockConfiguration,
   putObject,
-  versioningStatus,
 } from './s3-fake-bucket.ts'
 import {
   type S3Fault,
@@ -25,9 +21,23 @@ import {
   s3FaultPlan,
 } from './s3-fake-faults.ts'
 import { type SigningKeys, signatureFault } from './s3-fake-signature.ts'
+import {
+  answerLock,
+  deleteObject,
+  deleteObjects,
+  lifecycleConfiguration,
+  listVersions,
+  lockConfiguration,
+  versioningStatus,
+} from './s3-fake-versions.ts'
 
 export interface S3FakeOptions {
-  readonly buckets?: Readonly<Record<string, { readonly versioning?: boolean; readonly objectLock?: boolean }>>
+  /** Object Lock brings versioning with it. */
+  readonly buckets?: Readonly<
+    Record<string, Partial<Pick<FakeBucket, 'versioning' | 'objectLock' | 'defaultRetention' | 'lifecycle'>>>
+  >
+  /** The time of objects and of their retention. */
+  readonly now?: () => Date
   readonly quirks?: Partial<FakeQuirks>
   readonly faults?: readonly S3FaultRule[]
   readonly seeded?: SeededS3Faults
@@ -53,11 +63,20 @@ export interface S3Fake extends AsyncDisposable {
 }
 
 export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> {
-  const quirks: FakeQuirks = { conditionalPut: 'honoured', batchDelete: true, pageKeys: 1000, ...options.quirks }
+  const quirks: FakeQuirks = {
+    conditionalPut: 'honoured',
+    keyMarker: 'exclusive',
+    batchDelete: true,
+    pageKeys: 1000,
+    ...options.quirks,
+  }
+  const { now = () => new Date() } = options
   const credentials = { accessKeyId: 'FAKEKEY', secretAccessKey: 'fake/secret' }
   const buckets = new Map<string, FakeBucket>()
-  for (const [name, { versioning = false, objectLock = false }] of Object.entries(options.buckets ?? { test: {} }))
-    buckets.set(name, { objects: new Map(), versioning, objectLock })
+  for (const [name, { objectLock = false, versioning = objectLock, ...rules }] of Object.entries(
+    options.buckets ?? { test: {} },
+  ))
+    buckets.set(name, { objects: new Map(), versions: new Map(), versioning, objectLock, ...rules, now })
   const requests: S3Request[] = []
   const faults = s3FaultPlan(options.faults ?? [], options.seeded)
   const sockets = new Set<{ destroy(): void }>()
@@ -74,6 +93,7 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
     const body = Buffer.concat(await Array.fromAsync(request))
     const { operation, bucketName, key, query } = route(request)
     const { range } = request.headers
+    const versionId = query.get('versionId')
     requests.push({ operation, key, range, bodyBytes: body.length, headers: request.headers })
     const fault = faults.draw(operation, key)
     if (fault?.kind === 'hang') return
@@ -95,18 +115,27 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
       if (!bucket) return errorAnswer(404, 'NoSuchBucket', bucketName)
       switch (operation) {
         case 'PutObject':
-          return putObject(bucket, key, body, request.headers['if-none-match'], quirks)
+          return putObject({ bucket, key, bytes: body, headers: request.headers }, quirks)
         case 'GetObject':
         case 'HeadObject':
-          return getObject(bucket, key, fault?.kind === 'whole-object' ? undefined : range)
+          return getObject(bucket, key, versionId, fault?.kind === 'whole-object' ? undefined : range)
         case 'DeleteObject':
-          return deleteObject(bucket, key, query.get('versionId'))
+          return deleteObject(bucket, key, versionId)
         case 'DeleteObjects':
           return deleteObjects(bucket, body.toString(), quirks)
         case 'ListObjectsV2':
           return listObjects(bucketName, bucket, query, quirks.pageKeys)
+        case 'ListObjectVersions':
+          return listVersions(bucket, query, quirks)
+        case 'GetObjectRetention':
+        case 'PutObjectRetention':
+        case 'GetObjectLegalHold':
+        case 'PutObjectLegalHold':
+          return answerLock({ operation, bucket, key, versionId, xml: body.toString() })
         case 'HeadBucket':
-          return { status: 200 }
+          return { status: 200, headers: { date: now().toUTCString() } }
+        case 'GetBucketLifecycleConfiguration':
+          return lifecycleConfiguration(bucket)
         case 'GetBucketVersioning':
           return versioningStatus(bucket)
         case 'GetObjectLockConfiguration':
@@ -149,8 +178,12 @@ function operationOf(method: string, key: string, query: URLSearchParams): S3Ope
     if (method === 'HEAD') return 'HeadBucket'
     if (method === 'POST' && query.has('delete')) return 'DeleteObjects'
     if (query.has('versioning')) return 'GetBucketVersioning'
+    if (query.has('versions')) return 'ListObjectVersions'
+    if (query.has('lifecycle')) return 'GetBucketLifecycleConfiguration'
     return query.has('object-lock') ? 'GetObjectLockConfiguration' : 'ListObjectsV2'
   }
+  if (query.has('retention')) return method === 'PUT' ? 'PutObjectRetention' : 'GetObjectRetention'
+  if (query.has('legal-hold')) return method === 'PUT' ? 'PutObjectLegalHold' : 'GetObjectLegalHold'
   if (method === 'PUT') return 'PutObject'
   if (method === 'HEAD') return 'HeadObject'
   return method === 'DELETE' ? 'DeleteObject' : 'GetObject'
@@ -185,7 +218,7 @@ function damaged(
     case 'drop-entries': {
       const xml = Buffer.from(body).toString()
       if (!xml.startsWith('<?xml')) return { body, length: body.length }
-      const text = xml.replace(/<(Contents|Deleted)>(?:(?!<\1>).)*<\/\1>(?=<\/)/s, '')
+      const text = xml.replace(/<(Contents|Version|Deleted)>(?:(?!<\1>).)*<\/\1>(?=<\/)/s, '')
       return { body: Buffer.from(text), length: Buffer.byteLength(text) }
     }
     default:
