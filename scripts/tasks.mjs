@@ -44,6 +44,16 @@ export const PACKAGE_GROUPS = {
     why: 'to build the Debian guest',
     packages: { mmdebstrap: '/usr/bin/mmdebstrap' },
   },
+  ceph: {
+    why: 'to test against a real object store',
+    packages: {
+      'ceph-mon': '/usr/bin/ceph-mon',
+      'ceph-mgr': '/usr/bin/ceph-mgr',
+      'ceph-osd': '/usr/bin/ceph-osd',
+      radosgw: '/usr/bin/radosgw',
+      'ceph-common': '/usr/bin/ceph',
+    },
+  },
   rivals: {
     why: 'to compare figures with another backup program',
     packages: { restic: '/usr/bin/restic' },
@@ -66,7 +76,7 @@ export const TASKS = {
   },
   'test:full': {
     says: 'run the slow tests',
-    groups: ['addon', 'guest', 'peers', 'uefi', 'debian'],
+    groups: ['addon', 'guest', 'peers', 'uefi', 'debian', 'ceph'],
     addon: true,
     run: ['scripts/test.ts', 'full'],
   },

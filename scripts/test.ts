@@ -11,6 +11,7 @@ import process from 'node:process'
 import { finished } from 'node:stream/promises'
 import { run } from 'node:test'
 import { spec } from 'node:test/reporters'
+import { cephLacking, ownCluster } from '../test/doubles/own-ceph.ts'
 import { endLeftovers } from '../test/guest/process-record.ts'
 
 interface Kind {
@@ -47,6 +48,10 @@ const stop = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort())
 
 endLeftovers()
+// One cluster for all that need it: each would take 20 s to start its own.
+const needsCeph = files.some(path => path.includes('ceph')) && !cephLacking && process.env.LIFEBOAT_CEPH === undefined
+await using cluster = needsCeph ? await ownCluster() : undefined
+if (cluster) process.env.LIFEBOAT_CEPH = cluster.folder
 await runFiles(
   files.filter(path => !alone(path)),
   2,

@@ -2,7 +2,8 @@
 
 import { suite } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type BucketKind, ceph, cephBucket, cephLacking, cephStore } from '../doubles/ceph.ts'
+import { type BucketKind, ceph, cephBucket, cephStore } from '../doubles/ceph.ts'
+import { cephLacking } from '../doubles/own-ceph.ts'
 import { plainDelete } from '../doubles/plain-s3.ts'
 import { objectStoreContract } from './object-store-contract.ts'
 import { versionedStoreContract } from './versioned-store-contract.ts'

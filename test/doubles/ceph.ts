@@ -1,22 +1,13 @@
 /**
- * A Ceph cluster for the tests of one file: the one that LIFEBOAT_CEPH names, or one of its own that ends with them. Each
- * test takes a bucket of its own, which is never removed: what is locked cannot be, and the cluster goes as a whole.
+ * A Ceph cluster for the tests of one file: the one that LIFEBOAT_CEPH names, which scripts/test.ts starts once for all, or
+ * one of its own. Each test takes a bucket of its own, which is never removed: what is locked cannot be, and the cluster
+ * goes as a whole.
  */
-import { mkdtemp } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { after } from 'node:test'
-import {
-  type CephCluster,
-  createCluster,
-  existingCluster,
-  removeCluster,
-  startCluster,
-} from '../../scripts/ceph/cluster.ts'
-import { DAEMONS, type Daemon, endDaemon, pidOf } from '../../scripts/ceph/daemons.ts'
+import { type CephCluster, existingCluster, startCluster } from '../../scripts/ceph/cluster.ts'
+import { type Daemon, endDaemon } from '../../scripts/ceph/daemons.ts'
 import { type S3Options, s3Store } from '../../src/storage/s3.ts'
-import { record } from '../guest/process-record.ts'
-import { lacking } from './peer-tools.ts'
+import { ownCluster } from './own-ceph.ts'
 import { makeBucket } from './plain-s3.ts'
 
 export interface BucketKind {
@@ -24,10 +15,9 @@ export interface BucketKind {
   readonly objectLock?: boolean
 }
 
-/** An option of node:test. */
-export const cephLacking = lacking('ceph-mon', 'ceph-mgr', 'ceph-osd', 'radosgw', 'radosgw-admin')
-
 let started: Promise<CephCluster> | undefined
+const cleanup = new AsyncDisposableStack()
+after(() => cleanup.disposeAsync())
 
 /** Called by a test: the cluster starts when the first one needs it. */
 export function ceph(): Promise<CephCluster> {
@@ -37,21 +27,9 @@ export function ceph(): Promise<CephCluster> {
 
 async function start(): Promise<CephCluster> {
   const shared = process.env.LIFEBOAT_CEPH
-  if (shared !== undefined) {
-    const cluster = await existingCluster(shared)
-    await startCluster(cluster)
-    return cluster
-  }
-  return ownCluster()
-}
-
-/** Also where this process is killed: the next test run ends what is left. */
-export async function ownCluster(): Promise<CephCluster> {
-  const cluster = await createCluster(join(await mkdtemp(join(tmpdir(), 'lifeboat-ceph-')), 'cluster'))
-  for (const daemon of DAEMONS) {
-    const pid = pidOf(cluster.folder, daemon)
-    if (pid !== undefined) record(pid, join(cluster.folder, '..'))
-  }
+  if (shared === undefined) return cleanup.use(await ownCluster())
+  const cluster = await existingCluster(shared)
+  await startCluster(cluster)
   return cluster
 }
 
@@ -75,10 +53,3 @@ export async function killDaemon(daemon: Daemon): Promise<void> {
 }
 
 export const restartCeph = async (): Promise<void> => startCluster(await ceph())
-
-after(async () => {
-  if (started === undefined || process.env.LIFEBOAT_CEPH !== undefined) return
-  const cluster = await started
-  await removeCluster(cluster)
-  await removeCluster({ folder: join(cluster.folder, '..') })
-})
