@@ -3,12 +3,13 @@ import { parse } from 'yaml'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { KiB } from '../core/limits.ts'
 import { type PriceList, parsePrices } from '../storage/prices.ts'
+import { KEY_SETTINGS } from './credentials.ts'
 import { readSmallFile } from './host-files.ts'
 
 /** It has a handful of names. */
 const CONFIG_FILE_MAX = 64 * KiB
 
-const NAMES = ['repo', 'key-file', 'cache-dir', 'state-dir'] as const
+const NAMES = ['repo', 'cache-dir', 'state-dir', ...KEY_SETTINGS] as const
 export type ConfigFile = Partial<Readonly<Record<(typeof NAMES)[number], string>>> & { readonly prices?: PriceList }
 
 export async function readConfigFile(path: string): Promise<ConfigFile> {

@@ -3,6 +3,7 @@ import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import type { Credential } from '../crypto/keys.ts'
 import { initRepository } from '../repository/init.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
+import { credentialOf } from './credentials.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import { readOrMakeKeyFile } from './key-files.ts'
@@ -56,12 +57,26 @@ export const initCommand = verb<Flags>({
     )
     if (encryption === 'none')
       output.warning('THIS REPOSITORY IS NOT ENCRYPTED: who can read the store can read every disk in it')
-    else if (keyFile)
-      output.message('Without this key nothing can be restored. Keep a copy of the file somewhere else, now.')
-    else output.message('Without the passphrase nothing can be restored. Keep it somewhere else, now.')
+    else tellOfKey(invocation, store.url, keyFile)
     return exitCode.done
   },
 })
+
+/** Losing the only key is losing everything, and it is easily done. */
+function tellOfKey({ output, keySource: source }: Invocation, url: string, keyFile: string | undefined): void {
+  const what = {
+    file: 'Without this key nothing can be restored. Keep a copy of the file somewhere else, now.',
+    passphrase: 'Without the passphrase nothing can be restored. Keep it somewhere else, now.',
+    command: 'Without the key behind the key command nothing can be restored: not even if all disks are there.',
+    pkcs11: 'Without the token and its PIN nothing can be restored: not even if all disks are there.',
+  }
+  output.message(what[source?.kind ?? 'file'])
+  const second = source?.kind === 'file' ? '--type passphrase' : '--type file --new-key-file FILE'
+  const opening = keyFile ? ` --key-file ${keyFile}` : ''
+  output.message(
+    `A second key, kept elsewhere, opens it if this one is lost: lifeboat --repo '${url}'${opening} key add ${second}`,
+  )
+}
 
 interface Key {
   readonly credential: () => Promise<Credential>
@@ -72,14 +87,15 @@ interface Key {
 
 /** A missing key is noticed at once; a key file is made when the place is known to be good. */
 function keyOf(invocation: Invocation, { encryption }: Flags): Key {
-  const { keyFile, passphrase } = invocation
-  const fixed = (credential: Credential): Key => ({ credential: async () => credential, isMade: () => false })
-  if (!encryption) return fixed({ kind: 'none' })
-  if (!keyFile && passphrase) return fixed({ kind: 'passphrase', passphrase })
-  if (!keyFile)
+  const source = invocation.keySource
+  const fixed = (credential: () => Promise<Credential>): Key => ({ credential, isMade: () => false })
+  if (!encryption) return fixed(async () => ({ kind: 'none' }))
+  if (!source)
     throw new LifeboatError('usage', 'an encrypted repository needs a key', {
       hint: 'give --key-file FILE (it is made), or set LIFEBOAT_PASSPHRASE, or say --no-encryption',
     })
+  if (source.kind !== 'file') return fixed(() => credentialOf(source, invocation.keySettings))
+  const { keyFile } = source
   let isMade = false
   return {
     keyFile,

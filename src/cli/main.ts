@@ -11,15 +11,18 @@ import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import { systemRandom } from '../core/random.ts'
 import { backupCommand } from './backup.ts'
 import { bootCommand } from './boot.ts'
+import { keyOptions } from './credentials.ts'
 import { diffCommand } from './diff.ts'
 import { doctorCommand } from './doctor.ts'
 import { exitCode, exitCodeOf } from './exit-code.ts'
 import { exportCommand } from './export.ts'
 import { forgetCommand } from './forget.ts'
+import { gcCommand } from './gc.ts'
 import { holdCommand } from './hold.ts'
 import { explained } from './host-files.ts'
 import { initCommand } from './init.ts'
 import type { Surroundings } from './invocation.ts'
+import { keyCommand } from './key.ts'
 import { logCommand } from './log.ts'
 import { pointsCommand } from './points.ts'
 import { policyCommand } from './policy.ts'
@@ -27,6 +30,7 @@ import { pruneCommand } from './prune.ts'
 import { restoreCommand } from './restore.ts'
 import { sessionCommand } from './session.ts'
 import { showCommand } from './show.ts'
+import { unlockCommand } from './unlock.ts'
 import type { Verb } from './verb.ts'
 import { verifyCommand } from './verify.ts'
 import { versionText } from './version.ts'
@@ -44,8 +48,11 @@ const VERBS: readonly Verb[] = [
   verifyCommand,
   forgetCommand,
   pruneCommand,
+  gcCommand,
+  unlockCommand,
   policyCommand,
   holdCommand,
+  keyCommand,
   logCommand,
   doctorCommand,
 ]
@@ -57,11 +64,10 @@ export async function run(argv: readonly string[], surroundings: Surroundings): 
     surroundings.stdout.write(`${await versionText()}\n`)
     return code
   }
-  const program = new Command('lifeboat')
+  const program = keyOptions(new Command('lifeboat'))
     .description('Protects virtual machines and brings them back in seconds.')
     .option('--version', 'version, repository format and commit')
     .option('--repo <url>', 'repository: a folder, file:///folder or s3://BUCKET/PREFIX?endpoint=URL (LIFEBOAT_REPO)')
-    .option('--key-file <file>', 'key of an encrypted repository (LIFEBOAT_KEY_FILE; or LIFEBOAT_PASSPHRASE)')
     .option('--json', 'one JSON document on stdout')
     .option('--progress', 'with --json: progress as JSON lines')
     .option('--quiet', 'no messages but errors and warnings')

@@ -1,6 +1,7 @@
 import { isIntegrityError, isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { shreddedDomains } from '../maintenance/destroy-keys.ts'
 import { listDamage } from '../repository/damage-marks.ts'
 import { type HoldList, listHolds } from '../repository/holds.ts'
 import { suspectPoints } from '../repository/mark-damaged.ts'
@@ -28,10 +29,11 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
     const { manifests, failures } = await readManifests(repository, summaries, { signal })
     const held = await listHolds(repository.reading.control, { signal })
     const verified = await verifiedPoints(invocation.stateDir, repository.id)
+    const shredded = await shreddedDomains(repository.reading, ownDomains(repository, manifests), { signal })
     const suspects = suspectPoints(await listDamage(repository.reading.control, { signal }))
     const points = summaries
       .filter(({ id }) => manifests.has(id) || failures.has(id))
-      .map(point => listed(point, { manifest: manifests.get(point.id), held, verified, suspects }))
+      .map(point => listed(point, { manifest: manifests.get(point.id), held, verified, suspects, shredded }))
     output.result({ points }, () =>
       points.length === 0
         ? output.line(vm ? `no points of ${vm}` : 'no points yet: make one with lifeboat backup')
@@ -106,9 +108,24 @@ interface KnownOfPoint {
   readonly held: HoldList
   readonly verified: ReadonlyMap<string, string>
   readonly suspects: ReadonlySet<string>
+  /** Domains whose keys are gone. */
+  readonly shredded: ReadonlySet<string>
 }
 
-function listed({ id, vm, takenAt, state }: PointSummary, { manifest, held, verified, suspects }: KnownOfPoint) {
+function stateOf({ id, state }: PointSummary, { manifest, suspects, shredded }: KnownOfPoint) {
+  if (!manifest) return 'damaged'
+  // Whether it is forgotten as well makes no difference: nobody can read it.
+  if (shredded.has(manifest.domain)) return 'shredded'
+  return state === 'committed' && suspects.has(id) ? 'suspect' : state
+}
+
+/** Others' keys cannot be destroyed, so that nothing is asked about theirs. */
+const ownDomains = ({ domain }: OpenedRepository, manifests: ReadonlyMap<string, Manifest>) =>
+  new Set([...manifests.values()].map(manifest => manifest.domain).filter(own => own !== domain))
+
+function listed(point: PointSummary, known: KnownOfPoint) {
+  const { id, vm, takenAt } = point
+  const { manifest, held, verified } = known
   const disks = manifest?.disks ?? []
   return {
     id,
@@ -118,9 +135,9 @@ function listed({ id, vm, takenAt, state }: PointSummary, { manifest, held, veri
     consistency: manifest?.consistency,
     size: disks.reduce((sum, disk) => sum + disk.size, 0),
     bytesStored: disks.reduce((sum, disk) => sum + disk.bytesStored, 0),
-    holds: held.holds.filter(({ point }) => point === id).map(({ id, who, reason }) => ({ id, who, reason })),
+    holds: held.holds.filter(hold => hold.point === id).map(({ id, who, reason }) => ({ id, who, reason })),
     verifiedAt: verified.get(id) ?? null,
-    state: manifest ? (state === 'committed' && suspects.has(id) ? 'suspect' : state) : 'damaged',
+    state: stateOf(point, known),
   }
 }
 

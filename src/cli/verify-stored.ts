@@ -39,7 +39,7 @@ export async function verifyStored(
       progress: ({ checked, bytes }) => bar.update(bytes, Math.max(bytes, total), `${checked} packs`),
     }).finally(() => bar.stop())
     const { checked, bytes, unknown } = result
-    const hasKey = encryption === 'none' || invocation.keyFile !== undefined || invocation.passphrase !== undefined
+    const hasKey = encryption === 'none' || invocation.keySource !== undefined
     const marked = hasKey && result.problems.length > 0 ? await mark(invocation, result) : 0
     const problems = result.problems.map(({ trailer: _, ...problem }) => problem)
     output.result({ checked, bytes, problems, unknown, marked }, () => print(output, result, marked))

@@ -3,7 +3,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { type KeyProgram, runKeyProgram } from './key-program.ts'
 import type { KeptCredential, KeyPlace } from './keys.ts'
 
-export function keyCommand(program: KeyProgram, label: string): KeptCredential {
+export function commandKey(program: KeyProgram, label: string): KeptCredential {
   // For a KMS that binds what it wraps to a context; both ids are checked hex.
   const at = ({ repository, slot }: KeyPlace): KeyProgram => ({
     ...program,

@@ -136,7 +136,7 @@ export async function unwrapRepositoryKey(
 const WRONG_HINTS = {
   none: () => '',
   file: (repository: RepositoryId, credential: Credential) =>
-    `Use a key file that was made for this repository and not removed since (\`lifeboat key list\` with another key). If this is one, its slot is gone: restore ${credential.kind === 'file' ? slotKey(keyFileSlot(credential.secret, repository)) : ''} from a copy of the repository.`,
+    `Use a key file of this repository. If this one was exchanged or removed, take the new one; if it was not, its slot is lost: restore ${credential.kind === 'file' ? slotKey(keyFileSlot(credential.secret, repository)) : ''} from a copy of the repository.`,
   passphrase: () =>
     'Use the passphrase that was chosen for this repository, letter by letter. A damaged slot looks the same: `keys/` in a copy of the repository has a good one.',
   command: () => 'Check that the key command asks for the key with which it wrapped this repository.',
