@@ -133,15 +133,15 @@ export class Invocation {
     const { openStore } = await import('../storage/store-url.ts')
     const { metered } = await import('../storage/metered.ts')
     const { retrying } = await import('../storage/retrying.ts')
+    const { slowing } = await import('../storage/slowing.ts')
     const { throttled } = await import('../storage/throttled.ts')
     const { clock, random, environment } = this.surroundings
     const counted = metered(await openStore(this.repositoryUrl, { environment, create, random }))
     this.output.counts(counted.meter)
     const { limitRate, retryFor } = this.flags
+    const bearable = slowing(counted.store, { clock })
     const limited =
-      limitRate === undefined
-        ? counted.store
-        : throttled(counted.store, { bytesPerSecond: parseRate(limitRate), clock })
+      limitRate === undefined ? bearable : throttled(bearable, { bytesPerSecond: parseRate(limitRate), clock })
     const retryForMs = retryFor === undefined ? undefined : parseDurationMs(retryFor, '--retry-for')
     return { store: retrying(limited, { clock, random, retryForMs }), meter: counted.meter }
   }

@@ -133,6 +133,8 @@ export const limits = {
   s3IdleMs: 30_000,
   /** A whole request with its upload: 288 MiB at 4 Mbit/s. */
   s3RequestMs: 600_000,
+  /** However often a store refuses, it is asked this often: a lease has to be refreshed. */
+  storeRequestsPerSecondMin: 1,
   retryForMs: 60_000,
   retryFirstDelayMs: 100,
   retryDelayMaxMs: 5_000,

@@ -8,6 +8,7 @@ import { memoryStore } from '../../src/storage/memory.ts'
 import { metered } from '../../src/storage/metered.ts'
 import { retrying } from '../../src/storage/retrying.ts'
 import { s3Store } from '../../src/storage/s3.ts'
+import { slowing } from '../../src/storage/slowing.ts'
 import { openStore } from '../../src/storage/store-url.ts'
 import { throttled } from '../../src/storage/throttled.ts'
 import { type S3FakeOptions, startS3Fake } from '../doubles/s3-fake.ts'
@@ -59,6 +60,7 @@ objectStoreContract({
   name: 'throttled',
   open: async () => throttled(memoryStore(), { bytesPerSecond: 2 ** 30, requestsPerSecond: 1e6 }),
 })
+objectStoreContract({ name: 'slowing', open: async () => slowing(memoryStore()) })
 objectStoreContract({ name: 'metered', open: async () => metered(memoryStore()).store })
 objectStoreContract({ name: 'faulty without faults', open: async () => faulty(memoryStore()) })
 objectStoreContract({

@@ -5,6 +5,7 @@ import { metered } from '../../src/storage/metered.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
 import { retrying } from '../../src/storage/retrying.ts'
 import { s3Store } from '../../src/storage/s3.ts'
+import { slowing } from '../../src/storage/slowing.ts'
 import { throttled } from '../../src/storage/throttled.ts'
 import { intercepted } from '../doubles/intercepted-store.ts'
 import { manualClock } from '../doubles/manual-clock.ts'
@@ -37,6 +38,7 @@ const clock = manualClock()
 const decorators: Readonly<Record<string, (store: ObjectStore) => ObjectStore>> = {
   retrying: store => retrying(store),
   throttled: store => throttled(store, { bytesPerSecond: 2 ** 30, requestsPerSecond: 1e6 }),
+  slowing: store => slowing(store),
   metered: store => metered(store).store,
   'faulty that counts mutations': store => faulty(store, { onMutation: () => {} }),
   locking: store => locking(store, { clock, lockForMs: 1, mode: 'governance', isLocked: () => false }),
