@@ -99,7 +99,8 @@ export class Output {
     this.#stderr.write(`${text}\n`)
   }
 
-  progress(): Progress {
+  /** `say`: how people read the numbers; bytes unless it is given. */
+  progress(say: (amount: number) => string = formatBytes): Progress {
     if (this.options.json && this.options.progress)
       return {
         isShown: true,
@@ -122,7 +123,7 @@ export class Output {
     return {
       isShown: true,
       update: (done, total, label) => {
-        const shown = { label, done: formatBytes(done), all: formatBytes(total) }
+        const shown = { label, done: say(done), all: say(total) }
         if (!started) bar.start(total, done, shown)
         else {
           bar.setTotal(total)

@@ -16,6 +16,8 @@ export interface CompactionPlan {
   /** All objects of the pack id, the original first. */
   readonly sources: readonly string[]
   readonly bytes: number
+  /** About what the copy will take. */
+  readonly bytesAfter: number
   /** Slots of this pack that no root reaches, ascending. */
   readonly dead: readonly number[]
 }
@@ -34,13 +36,13 @@ export interface CompactionChoice {
 const SOURCES_MAX_BYTES = 64 * MiB
 
 /** Stored bytes of the object that a compaction would make. */
-export function compactedBytes(liveCount: number, liveBytes: number): number {
+function compactedBytes(liveCount: number, liveBytes: number): number {
   const checked = liveBytes + footerLength(liveCount, true)
   return checked + Math.ceil(checked / MiB) * 32 + trailerBytes
 }
 
 /** At most half of a pack is live; or several objects hold much twice, as two collections at once may leave them. */
-export function isWorthCompacting(table: PackTable, row: number): boolean {
+function isWorthCompacting(table: PackTable, row: number): boolean {
   const objects = table.objectCount(row)
   if (objects === 0 || table.liveCount(row) === 0) return false
   const after = compactedBytes(table.liveCount(row), table.liveBytes(row))
@@ -78,7 +80,8 @@ export async function planCompaction(
         if (size > left) kept.add('mostly dead packs that wait for the next run')
         else {
           left -= size
-          plans.push({ pack, sources, bytes, dead })
+          const bytesAfter = compactedBytes(table.liveCount(row), table.liveBytes(row))
+          plans.push({ pack, sources, bytes, bytesAfter, dead })
         }
       }
     },

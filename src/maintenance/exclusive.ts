@@ -41,13 +41,13 @@ export async function removeStaleFences(
     const fence = parseFenceKey(key)
     if (fence && storeNow.getTime() - modifiedAt.getTime() > limits.leaseLifeMs) stale.push({ key, lease: fence.lease })
   }
-  const needed = new Set<string>(mark.leases)
+  const needed = new Set<string>(mark.leases.values())
   for await (const { key } of store.list(leasesPrefix, options)) {
     const lease = parseLeaseKey(key)
     if (lease) needed.add(lease)
   }
   // Unless all manifests that are there were read, it is not known whose leases they name.
-  for (const { key } of await listPointObjects(context, options)) if (!mark.manifests.has(key)) return 0
+  for (const { key } of await listPointObjects(context, options)) if (!mark.leases.has(key)) return 0
   const removable = stale.filter(({ lease }) => !needed.has(lease)).map(({ key }) => key)
   await removeObjects(context, removable, options)
   return removable.length

@@ -2,10 +2,10 @@
  * What a collection may remove: steps 1 to 3 of the run (docs/concurrency.md, section 6). It reads and writes nothing; what it
  * gives is a proposal, which `applyGc` announces, waits upon, and looks at again before anything is removed.
  */
-import type { LeaseId, PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { parsePackKey, parsePointKey } from '../repository/object-keys.ts'
+import { parsePackKey } from '../repository/object-keys.ts'
+import { abandonedPoints } from './abandoned-points.ts'
 import { type CompactionPlan, planCompaction } from './compaction-plan.ts'
 import {
   type CondemnedHint,
@@ -24,7 +24,7 @@ import { Mark, storedNodes } from './mark.ts'
 import { type OtherRun, readOtherRuns } from './other-runs.ts'
 import { PackTable } from './pack-table.ts'
 import { PinWatch, type SeenPin } from './pinned-points.ts'
-import { type ListedPoint, listFences, listPointObjects, markRoots } from './roots.ts'
+import { listFences, listPointObjects, markRoots } from './roots.ts'
 
 export interface GcPlan {
   /** F: points that were forgotten and that nobody reads. */
@@ -98,7 +98,7 @@ export async function planGc(context: MaintenanceContext, options: GcOptions = {
     condemned,
     hints: fitting,
     compact,
-    abandoned: abandonedPoints(points, { voids, fences, marked, storeNow }),
+    abandoned: await abandonedPoints(context, points, { voids, marked, storeNow }, { signal }),
     kept: kept.all(),
     voids: [...voids.keys()],
     standingPins: seen.filter(pin => pin.expiryMs === null || isStale(pin, storeNow)),
@@ -166,35 +166,6 @@ export const countingPins = (pins: readonly SeenPin[], storeNow: Date, { exclusi
 /** By the store's clock alone, which made both times. */
 function isStale({ expiryMs, modifiedAt }: SeenPin, storeNow: Date): boolean {
   return expiryMs !== null && storeNow.getTime() - modifiedAt.getTime() > expiryMs
-}
-
-/**
- * Void manifests whose fence is a month old too: a fence that a collector has just put may be withdrawn, one of last month
- * never will be.
- */
-function abandonedPoints(
-  points: readonly ListedPoint[],
-  {
-    voids,
-    fences,
-    marked,
-    storeNow,
-  }: {
-    voids: ReadonlyMap<string, LeaseId>
-    fences: ReadonlyMap<LeaseId, Date>
-    marked: ForgottenPoints
-    storeNow: Date
-  },
-): ForgottenPoints {
-  const isOld = (date: Date | undefined) =>
-    date !== undefined && storeNow.getTime() - date.getTime() > limits.voidPointLifeMs
-  const abandoned = new Map<PointId, string>()
-  for (const { key, modifiedAt } of points) {
-    const lease = voids.get(key)
-    const point = parsePointKey(key)?.point
-    if (lease && point && isOld(modifiedAt) && isOld(fences.get(lease)) && !marked.has(point)) abandoned.set(point, key)
-  }
-  return abandoned
 }
 
 /** Keys need no escapes. */

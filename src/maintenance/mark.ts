@@ -48,8 +48,8 @@ export class Mark {
   readonly table: PackTable
   /** Keys of the manifests whose trees are marked. They are immutable, so once is enough. */
   readonly manifests = new Set<string>()
-  /** Their leases. */
-  readonly leases = new Set<LeaseId>()
+  /** Of every manifest that was read its lease, also where a node was missing. */
+  readonly leases = new Map<string, LeaseId>()
   readonly #source: NodeSource
   /** Nodes that have their bit and could not be read: whoever meets one of them tries again. */
   readonly #lost = new Set<string>()
@@ -72,7 +72,7 @@ export class Mark {
   async add(key: string, manifest: Manifest, options: AbortOptions = {}): Promise<LifeboatError | undefined> {
     let missing: LifeboatError | undefined
     for (const disk of manifest.disks) missing ??= await this.#disk(manifest, disk, options)
-    this.leases.add(manifest.lease)
+    this.leases.set(key, manifest.lease)
     if (!missing) this.manifests.add(key)
     return missing
   }

@@ -29,16 +29,15 @@ export async function listPointObjects(
   return found
 }
 
-/** Leases that somebody fenced, with the store's time of the youngest fence: what is committed under them is void. */
+/** Leases that somebody fenced: what is committed under them is void. */
 export async function listFences(
-  { store }: Pick<Context, 'store'>,
+  { control }: Pick<Context, 'control'>,
   options: AbortOptions,
-): Promise<ReadonlyMap<LeaseId, Date>> {
-  const fences = new Map<LeaseId, Date>()
-  for await (const { key, modifiedAt } of store.list('fences/', options)) {
+): Promise<ReadonlySet<LeaseId>> {
+  const fences = new Set<LeaseId>()
+  for await (const key of control.list('fence', options)) {
     const fence = parseFenceKey(key)
-    const known = fence && fences.get(fence.lease)
-    if (fence && (!known || known < modifiedAt)) fences.set(fence.lease, modifiedAt)
+    if (fence) fences.add(fence.lease)
   }
   return fences
 }
@@ -54,7 +53,7 @@ export interface RootsResult {
 }
 
 export interface MarkRootsOptions extends AbortOptions {
-  readonly fences: ReadonlyMap<LeaseId, Date>
+  readonly fences: ReadonlySet<LeaseId>
   readonly progress?: (done: number, total: number) => void
 }
 
