@@ -75,7 +75,8 @@ export class RewrittenPacks {
 
   /**
    * Lists the pack's objects and reads the footers of those that are new; whether there was any. A damaged one is passed
-   * over (another may hold the same record), one that has gone meanwhile is forgotten.
+   * over (another may hold the same record). One that is gone before it could be read is news as well: a compaction has put
+   * its records elsewhere, perhaps under a name that this listing had passed already.
    */
   async refresh(kind: PackKind, domain: DomainId, pack: PackId, options: AbortOptions): Promise<boolean> {
     const prefix = rewrittenPrefix(kind, domain, pack)
@@ -110,7 +111,7 @@ export class RewrittenPacks {
         options,
       )
     } catch (error) {
-      if (isLifeboatError(error, 'store-not-found')) return undefined
+      if (isLifeboatError(error, 'store-not-found')) return { object, byContent: new Map() }
       if (isIntegrityError(error)) return { object, failure: error, byContent: new Map() }
       throw error
     }

@@ -6,6 +6,7 @@ import type { OpenedRepository } from '../../../src/repository/open.ts'
 import type { PointSummary } from '../../../src/repository/repository.ts'
 import { verifyPoints } from '../../../src/repository/verify.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
+import { intercepted } from '../../doubles/intercepted-store.ts'
 import { bytesOf, flipBit, keysOf, noise, repositoryFixture } from '../../doubles/repository-fixture.ts'
 import { rewritePack } from '../../doubles/rewritten-pack.ts'
 
@@ -226,6 +227,26 @@ test('records are found in rewritten objects after the original was deleted, and
   )
   store.tamper(full.meta, metaBytes)
   assert.deepEqual(await readAll(await open(), full.summary), full.content)
+})
+
+test('a rewritten object that is replaced under a smaller name, between its listing and its footer, is found all the same', async () => {
+  const fixture = await twoPoints()
+  const { store, open, full } = fixture
+  const old = await rewritePack(fixture, full.pack, '00000000000000ff')
+  const replacement = await rewritePack(fixture, full.pack, '00000000000000aa')
+  const bytes = bytesOf(store, replacement)
+  store.tamper(replacement, undefined)
+  store.tamper(full.pack, undefined)
+  let replaced = 0
+  const compacting = intercepted(store, {
+    before({ verb, key }) {
+      if (verb !== 'get' || key !== old || replaced++ > 0) return
+      store.tamper(replacement, bytes)
+      store.tamper(old, undefined)
+    },
+  })
+  assert.deepEqual(await readAll(await open(compacting), full.summary), full.content)
+  assert.ok(replaced > 0, 'the compaction came between')
 })
 
 test('a damaged record is read from a rewritten object that has a good copy', async () => {
