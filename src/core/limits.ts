@@ -39,6 +39,13 @@ export const limits = {
   damageMarkMax: 4 * MiB,
   /** Points that a mark of damage names as harmed; the rest is found by verify. */
   damagePointsMax: 10_000,
+  /** Points that a host remembers to have seen in one repository: a file of 15 MiB at the most. Older ones are no longer watched. */
+  seenPointsMax: 100_000,
+  seenFileMax: 64 * MiB,
+  /** What an interrupted verify has proven: a bit a chunk, so that this is 100 TiB. */
+  verifyProgressMax: 256 * MiB,
+  /** What was read longer ago may have rotted since, so that it is read again. */
+  verifyProgressLifeMs: 7 * 24 * 3_600_000,
   /** Contents that one backup looks out for to heal: 16 GiB of chunks in some 60 MiB. The rest is the next backup's. */
   healContentsMax: 2 ** 18,
 
@@ -109,7 +116,7 @@ export const limits = {
   packBuffers: 3,
   /** Plain bytes that are digested, compared and deduplicated as one; two of these are in memory. */
   writeWindowBytes: 8 * MiB,
-  /** Above this many hooks (4 TiB of other data) older indexes are left out: 24 MiB of table. */
+  /** At this many hooks (4 TiB of other data, 16 MiB of table) three of four are dropped: 16 TiB in as much memory. Then older indexes are left out. */
   dedupHooksMax: 2 ** 20,
   /** One read in this many recomputes the keyed id, which costs about as much as half of decoding. */
   idCheckOneIn: 64,

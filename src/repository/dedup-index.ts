@@ -43,12 +43,14 @@ export class DedupIndex {
   readonly #own = new IndexBuilder()
   /** The open pack's records, all of them. */
   readonly #open = new Map<string, PlacedRecord>()
-  readonly #contents = new LRUCache<PackId, PackContents>({ max: limits.footerCacheCount })
-  /** Looked at once: missing or unusable. */
-  readonly #unusable = new Set<PackId>()
-  readonly #ownPacks = new Set<PackId>()
-  /** Numbers in the table, where successors follow each other, of packs whose contents were at hand. */
-  readonly #numbers = new Map<PackId, number>()
+  /** With each pack's number in the table, where successors follow each other. Nothing else is kept by pack: a TiB has 65,000. */
+  readonly #contents = new LRUCache<PackId, { readonly number: number; readonly contents: PackContents }>({
+    max: limits.footerCacheCount,
+  })
+  /** Numbers of packs that were looked at once: missing or unusable. */
+  readonly #unusable = new Set<number>()
+  /** Numbers of others' packs; those before and after are our own. */
+  #others: { readonly first: number; readonly end: number } = { first: 0, end: 0 }
   #asked = 0
   #isLoaded = false
 
@@ -80,10 +82,8 @@ export class DedupIndex {
     this.#open.clear()
     this.#own.add(pack.id, pack.ids)
     const number = this.#hooks.addPack(pack.id)
-    this.#ownPacks.add(pack.id)
-    this.#numbers.set(pack.id, number)
     for (let at = 0; at < pack.ids.length; at += 32) if (isHook(pack.ids, at)) this.#hooks.add(pack.ids, at, number)
-    this.#contents.set(pack.id, contentsOf(pack))
+    this.#contents.set(pack.id, { number, contents: contentsOf(pack) })
   }
 
   /** What goes to `index/<lease>`; undefined where this backup stored no chunk. */
@@ -94,7 +94,7 @@ export class DedupIndex {
   #find(id: Uint8Array): TreeEntry | undefined {
     const open = this.#open.get(nameOf(id))
     if (open) return open
-    for (const contents of this.#contents.values()) {
+    for (const { contents } of this.#contents.values()) {
       const ref = contents.find(id)
       if (ref && this.#options.rules.mayReuse(ref.pack, ref.slot)) return ref
     }
@@ -105,26 +105,24 @@ export class DedupIndex {
   async #readSuccessors(ids: readonly Uint8Array[], seen: ReadonlySet<number>, options: AbortOptions): Promise<void> {
     const last = ids.at(-1)
     if (!last) return
-    for (const contents of this.#contents.values()) {
+    for (const { number, contents } of this.#contents.values()) {
       const ref = contents.find(last)
       if (!ref || ref.slot + ids.length < contents.count) continue
-      const number = this.#numbers.get(ref.pack)
-      if (number !== undefined && !seen.has(number + 1)) await this.#read(number + 1, options)
+      if (!seen.has(number + 1)) await this.#read(number + 1, options)
       return
     }
   }
 
   async #read(number: number, options: AbortOptions): Promise<void> {
     const pack = this.#hooks.packAt(number)
-    if (pack === undefined || this.#unusable.has(pack) || !this.#options.rules.mayReadPack(pack)) return
+    if (pack === undefined || this.#unusable.has(number) || !this.#options.rules.mayReadPack(pack)) return
     if (this.#contents.get(pack)) return
     // Whether a pack of our own has arrived must not decide what is written: the same input gives the same objects.
-    if (this.#ownPacks.has(pack)) await this.#options.whenStored(pack)
+    const isOwn = number < this.#others.first || number >= this.#others.end
+    if (isOwn) await this.#options.whenStored(pack)
     const contents = await readPackContents(this.#context, pack, options)
-    if (contents && (await this.#keepsItsLock(pack, options))) {
-      this.#contents.set(pack, contents)
-      this.#numbers.set(pack, number)
-    } else this.#unusable.add(pack)
+    if (contents && (await this.#keepsItsLock(pack, options))) this.#contents.set(pack, { number, contents })
+    else this.#unusable.add(number)
   }
 
   /** To be asked after the look at the pack: one that is gone has no lock. */
@@ -135,6 +133,12 @@ export class DedupIndex {
 
   async #load(options: AbortOptions): Promise<void> {
     this.#isLoaded = true
+    const first = this.#hooks.packCount
+    await this.#loadAll(options)
+    this.#others = { first, end: this.#hooks.packCount }
+  }
+
+  async #loadAll(options: AbortOptions): Promise<void> {
     const { store, keys, domain } = this.#context
     const found: ObjectInfo[] = []
     for await (const info of store.list(indexPrefix, options)) found.push(info)

@@ -6,6 +6,8 @@ import { idPrefixBytes } from './pack-codec.ts'
 
 const VERSION = 1
 const HOOK_BYTES = idPrefixBytes + 4
+/** A TiB of new data has 6 MiB of hooks: doubled, the last MiB would cost as many again. */
+const GROWTH_MAX = 24 * 64 * 1024
 
 export interface BackupIndex {
   readonly domain: DomainId
@@ -32,12 +34,20 @@ export function encodeIndex({ domain, packs, hooks }: BackupIndex): Uint8Array {
     bytes.set(unhex(pack), at)
     at += 16
   }
-  const sorted = Array.from({ length: count }, (_, hook) => hooks.subarray(hook * HOOK_BYTES, (hook + 1) * HOOK_BYTES))
-  for (const hook of sorted.sort(Buffer.compare)) {
-    bytes.set(hook, at)
+  for (const hook of inOrder(hooks, count)) {
+    bytes.set(hooks.subarray(hook * HOOK_BYTES, (hook + 1) * HOOK_BYTES), at)
     at += HOOK_BYTES
   }
   return bytes
+}
+
+/** By their first 8 bytes, which differ; numbers instead of views, of which a TiB would need a quarter of a million. */
+function inOrder(hooks: Uint8Array, count: number): Uint32Array {
+  const view = new DataView(hooks.buffer, hooks.byteOffset, hooks.length)
+  const word = (hook: number, at: number) => view.getUint32(hook * HOOK_BYTES + at)
+  return Uint32Array.from({ length: count }, (_, hook) => hook).sort(
+    (a, b) => word(a, 0) - word(b, 0) || word(a, 4) - word(b, 4) || a - b,
+  )
 }
 
 /** Counts are compared with the length before anything is made of them; `hooks` is a view of `bytes`. Throws 'absurd-object'. */
@@ -75,7 +85,7 @@ export class IndexBuilder {
     for (let at = 0; at < ids.length; at += 32) {
       if (!isHook(ids, at)) continue
       if (this.#used === this.#hooks.length) {
-        const larger = new Uint8Array(this.#hooks.length * 2)
+        const larger = new Uint8Array(this.#hooks.length + Math.min(this.#hooks.length, GROWTH_MAX))
         larger.set(this.#hooks)
         this.#hooks = larger
       }
