@@ -6,6 +6,8 @@ import type { PointId } from '../core/ids.ts'
 import type { Hypervisor } from '../hypervisor/hypervisor.ts'
 import { listDamage } from '../repository/damage-marks.ts'
 import { hasLostNodes } from '../repository/healing.ts'
+import { renewalState } from '../repository/lock-ledgers.ts'
+import { OVERDUE_RENEWAL } from '../repository/lock-policy.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { changedSince } from './changed-since.ts'
 import { showEstimate } from './estimate.ts'
@@ -62,6 +64,7 @@ export const backupCommand = verb<Flags>({
     await using opened = await invocation.openRepository({ dryRun: flags.dryRun })
     if (flags.dryRun && flags.qmp !== undefined)
       return await estimateGuest(invocation, opened, vm, { ...flags, qmp: flags.qmp })
+    await warnOfOverdueRenewal(invocation, opened.repository)
     await using hypervisor = await hypervisorOf(invocation, vm, flags)
     const bar = output.progress()
     try {
@@ -112,6 +115,12 @@ async function overDamage(output: Output, request: BackupRequest): Promise<Backu
 /** A full backup shares no tree with points whose trees are damaged: it then stores anew, and so heals, all nodes. */
 const lostNodes = async ({ reading }: OpenedRepository, signal: AbortSignal): Promise<boolean> =>
   await hasLostNodes(reading, await listDamage(reading.control, { signal }), { signal })
+
+/** Nobody should find out on the day of the attack that the timer was never set. */
+async function warnOfOverdueRenewal({ output, signal }: Invocation, { reading }: OpenedRepository): Promise<void> {
+  const { lock, control, clock } = reading
+  if (lock && (await renewalState(control, lock, clock.now(), { signal })).isOverdue) output.warning(OVERDUE_RENEWAL)
+}
 
 const collect = (value: string, before: readonly string[] = []): string[] => [...before, value]
 

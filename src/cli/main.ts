@@ -23,6 +23,7 @@ import { explained } from './host-files.ts'
 import { initCommand } from './init.ts'
 import type { Surroundings } from './invocation.ts'
 import { keyCommand } from './key.ts'
+import { lockCommand } from './lock.ts'
 import { logCommand } from './log.ts'
 import { pointsCommand } from './points.ts'
 import { policyCommand } from './policy.ts'
@@ -53,6 +54,7 @@ const VERBS: readonly Verb[] = [
   policyCommand,
   holdCommand,
   keyCommand,
+  lockCommand,
   logCommand,
   doctorCommand,
 ]

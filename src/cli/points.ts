@@ -2,6 +2,7 @@ import { isIntegrityError, isLifeboatError, LifeboatError, messageOf } from '../
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { shreddedDomains } from '../maintenance/destroy-keys.ts'
+import { manifestLock } from '../maintenance/lock-status.ts'
 import { listDamage } from '../repository/damage-marks.ts'
 import { type HoldList, listHolds } from '../repository/holds.ts'
 import { suspectPoints } from '../repository/mark-damaged.ts'
@@ -31,9 +32,10 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
     const verified = await verifiedPoints(invocation.stateDir, repository.id)
     const shredded = await shreddedDomains(repository.reading, ownDomains(repository, manifests), { signal })
     const suspects = suspectPoints(await listDamage(repository.reading.control, { signal }))
+    const locks = await manifestLocks(repository, summaries, { signal })
     const points = summaries
       .filter(({ id }) => manifests.has(id) || failures.has(id))
-      .map(point => listed(point, { manifest: manifests.get(point.id), held, verified, suspects, shredded }))
+      .map(point => listed(point, { manifest: manifests.get(point.id), held, verified, suspects, shredded, locks }))
     output.result({ points }, () =>
       points.length === 0
         ? output.line(vm ? `no points of ${vm}` : 'no points yet: make one with lifeboat backup')
@@ -48,6 +50,7 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
               { title: 'STORED', align: 'right' },
               { title: 'HOLDS', align: 'right' },
               { title: 'VERIFIED AT' },
+              ...(locks ? [{ title: 'LOCKED UNTIL' }] : []),
               { title: 'STATE' },
             ],
             points.map(point => [
@@ -59,6 +62,7 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
               ...(point.kind ? [formatBytes(point.size), formatBytes(point.bytesStored)] : ['', '']),
               point.holds.length === 0 ? '' : String(point.holds.length),
               point.verifiedAt?.replace(/\.\d+Z$/, 'Z') ?? '',
+              ...(locks ? [point.lockedUntil?.toISOString().replace(/\.\d+Z$/, 'Z') ?? 'not locked'] : []),
               point.state === 'committed' ? '' : point.state,
             ]),
           ),
@@ -67,8 +71,13 @@ export const pointsCommand = verb<{ readonly all?: boolean }>({
       output.warning(`${messageOf(error)}: this point is lost, the others are not harmed`)
     if (points.some(({ state }) => state === 'suspect'))
       output.warning(`verify found damage in what is suspect: ${SUSPECT_HINT}`)
+    const hidden = summaries.filter(({ isHidden }) => isHidden)
+    for (const { vm: name, id, key } of hidden)
+      output.warning(
+        `SOMEBODY HAS DELETED ${key}: its lock kept it, ${name}@${id} still restores; \`lifeboat lock repair\` uncovers it`,
+      )
     for (const key of held.damaged) output.warning(`${key} does not authenticate: which point it holds is not known`)
-    return failures.size + held.damaged.length === 0 ? exitCode.done : exitCode.integrity
+    return failures.size + held.damaged.length + hidden.length === 0 ? exitCode.done : exitCode.integrity
   },
 })
 
@@ -110,6 +119,24 @@ interface KnownOfPoint {
   readonly suspects: ReadonlySet<string>
   /** Domains whose keys are gone. */
   readonly shredded: ReadonlySet<string>
+  /** Of manifests; absent where nothing is locked. */
+  readonly locks: ReadonlyMap<string, Date> | undefined
+}
+
+/** One request a point, and only where the repository promises locks. */
+async function manifestLocks(
+  { reading }: OpenedRepository,
+  points: readonly PointSummary[],
+  options: AbortOptions,
+): Promise<ReadonlyMap<string, Date> | undefined> {
+  if (!reading.lock) return undefined
+  const locks = new Map<string, Date>()
+  const ask = async (point: PointSummary, signal: AbortSignal) => {
+    const until = await manifestLock(reading.store, point, { signal })
+    if (until) locks.set(point.key, until)
+  }
+  await forEachLimited(points, limits.getsInFlight, ask, options)
+  return locks
 }
 
 function stateOf({ id, state }: PointSummary, { manifest, suspects, shredded }: KnownOfPoint) {
@@ -125,7 +152,7 @@ const ownDomains = ({ domain }: OpenedRepository, manifests: ReadonlyMap<string,
 
 function listed(point: PointSummary, known: KnownOfPoint) {
   const { id, vm, takenAt } = point
-  const { manifest, held, verified } = known
+  const { manifest, held, verified, locks } = known
   const disks = manifest?.disks ?? []
   return {
     id,
@@ -137,6 +164,8 @@ function listed(point: PointSummary, known: KnownOfPoint) {
     bytesStored: disks.reduce((sum, disk) => sum + disk.bytesStored, 0),
     holds: held.holds.filter(hold => hold.point === id).map(({ id, who, reason }) => ({ id, who, reason })),
     verifiedAt: verified.get(id) ?? null,
+    lockedUntil: locks?.get(point.key) ?? null,
+    isHidden: point.isHidden ?? false,
     state: stateOf(point, known),
   }
 }

@@ -43,10 +43,12 @@ export async function versionsBelow(
   return found.filter(({ isLatest }) => !isLatest)
 }
 
-function withVersion(store: ObjectStore, versioned: VersionedStore, version: ObjectVersion): ObjectStore {
+/** A view in which the key is this version, and has no others to fall back to. */
+export function withVersion(store: ObjectStore, versioned: VersionedStore, version: ObjectVersion): ObjectStore {
   const { key, versionId, size, modifiedAt } = version
+  const { versioned: _, ...present } = store
   return {
-    ...store,
+    ...present,
     get: (wanted, range, options) =>
       wanted === key ? versioned.getVersion(key, versionId, range, options) : store.get(wanted, range, options),
     head: async (wanted, options) => (wanted === key ? { key, size, modifiedAt } : store.head(wanted, options)),

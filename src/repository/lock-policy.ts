@@ -75,3 +75,6 @@ export const isKeptKey = (key: string): boolean => isLockedKey(key) || key.start
 
 /** Whether keys below this prefix of a listing are such. */
 export const hasKeptKeys = (prefix: string): boolean => prefix === '' || isKeptKey(`${prefix}x`)
+
+export const OVERDUE_RENEWAL =
+  'the renewal of locks is overdue: run `lifeboat lock renew`, best from a timer. Until then backups read disks whole'

@@ -28,9 +28,11 @@ export async function listPoints(
   const fences = new Map<LeaseId, string>()
   await Promise.all([
     (async () => {
-      for await (const { key } of context.store.list(prefix, { signal })) {
+      for await (const { key, isHidden } of context.store.list(prefix, { signal })) {
         const parts = parsePointKey(key)
-        if (parts) found.set(key, { id: parts.point, vm: parts.vm, takenAt: parts.takenAt, key, state: 'committed' })
+        if (!parts) continue
+        const point = { id: parts.point, vm: parts.vm, takenAt: parts.takenAt, key, state: 'committed' } as const
+        found.set(key, isHidden ? { ...point, isHidden } : point)
       }
     })(),
     (async () => {

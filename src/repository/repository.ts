@@ -69,6 +69,8 @@ export interface PointSummary {
   readonly key: string
   /** 'void' points are fenced, 'forgotten' ones wait for GC; only listed when `all` is asked for. */
   readonly state: 'committed' | 'void' | 'forgotten'
+  /** Somebody has deleted the manifest, which is still there under the marker. */
+  readonly isHidden?: boolean
 }
 
 /** A chunk that is stored somewhere. Position in the disk is not part of it. */

@@ -44,7 +44,7 @@ export function unhidden(inner: ObjectStore): ObjectStore {
       const found = await inner.head(key, options)
       if (found || !isKeptKey(key)) return found
       const version = await whereHidden(key, options)
-      return version && infoOf(version)
+      return version && { ...infoOf(version), isHidden: true }
     },
 
     list: (prefix, options) =>
@@ -104,11 +104,16 @@ async function* listUnhidden(
   options: ({ startAfter?: string } & AbortOptions) | undefined,
 ): AsyncGenerator<ObjectInfo> {
   let key: string | undefined
+  let seen: string | undefined
+  let isHidden = false
   try {
     for await (const version of versioned.versions(prefix, options)) {
+      const isFirst = version.key !== seen
+      if (isFirst) isHidden = version.isDeleteMarker
+      seen = version.key
       if (version.isDeleteMarker || version.key === key) continue
       key = version.key
-      yield infoOf(version)
+      yield isHidden ? { ...infoOf(version), isHidden } : infoOf(version)
     }
   } catch (error) {
     if (!isLifeboatError(error, 'store-denied') || key !== undefined) throw error

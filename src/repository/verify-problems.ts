@@ -4,8 +4,12 @@ import type { PackId, PointId } from '../core/ids.ts'
 import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
 import { packKey, parsePackKey } from './object-keys.ts'
 
-/** 'unchecked': it could not be found out, for instance because the store did not answer. */
-export type ProblemKind = 'missing' | 'corrupt' | 'absurd' | 'unchecked'
+/**
+ * 'unchecked': it could not be found out, for instance because the store did not answer. 'rolled-back': this host has seen
+ * another state of the repository, which this one does not follow from. 'hidden', 'overwritten': a delete marker or another
+ * version lies over it, and it is read all the same.
+ */
+export type ProblemKind = 'missing' | 'corrupt' | 'absurd' | 'unchecked' | 'rolled-back' | 'hidden' | 'overwritten'
 
 export interface VerifyProblem {
   /** The store's key. */

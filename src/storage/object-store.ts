@@ -16,6 +16,8 @@ export interface ObjectInfo {
   readonly key: string
   readonly size: number
   readonly modifiedAt: Date
+  /** A delete marker lies over it; told only where somebody looks beneath. */
+  readonly isHidden?: boolean
 }
 
 export interface StoreReceipt {

@@ -1,0 +1,190 @@
+/** Locks are extended before the promise ends, wherever a renewal is interrupted; writers rely on nothing that is locked too short. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { isLifeboatError } from '../../../src/core/errors.ts'
+import { seededRandom } from '../../../src/core/random.ts'
+import { forgetPoints } from '../../../src/maintenance/forget.ts'
+import { renewLocks } from '../../../src/maintenance/lock-renewal.ts'
+import { lockStatus } from '../../../src/maintenance/lock-status.ts'
+import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
+import { promisedUntil } from '../../../src/repository/lock-policy.ts'
+import type { OpenedRepository } from '../../../src/repository/open.ts'
+import { faulty, type MutationEvent } from '../../../src/storage/faulty.ts'
+import { DAY_MS, type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
+import { manualClock } from '../../doubles/manual-clock.ts'
+import { backup, keysOf, openMemoryRepository, pointNumber, summaryOf } from '../../doubles/memory-repository.ts'
+
+const image = seededRandom('image')(200_000)
+const disks = [{ name: 'vda', image }]
+
+async function withPoint() {
+  const locked = await lockedRepository()
+  const repository = await locked.open()
+  await backup(repository, { number: 1, disks })
+  return { ...locked, repository, context: maintenanceContext(repository, 'who@host') }
+}
+
+const renewing = (repository: OpenedRepository, options: Parameters<typeof renewLocks>[2] = {}) =>
+  renewLocks(maintenanceContext(repository, 'who@host'), repository.reading.lock, options)
+
+/** The least lock of all that is there and belongs to points. */
+async function leastLock({ store }: Pick<LockedRepository, 'store'>): Promise<{ key: string; until: number }> {
+  let least = { key: '', until: Number.POSITIVE_INFINITY }
+  for (const key of keysOf(store, '').filter(key => /^(config$|keys|points|packs|meta)/.test(key))) {
+    const until = (await store.versioned.lockOf(key)).retainUntil?.getTime() ?? 0
+    if (until < least.until) least = { key, until }
+  }
+  return least
+}
+
+test('a renewal extends what would fall below the promise, and a second one has nothing to do', async () => {
+  const locked = await withPoint()
+  const { repository, clock, lock, store } = locked
+  const early = await renewing(repository)
+  assert.equal(early.extended, 0)
+  await clock.advance(7 * DAY_MS)
+  const dry = await renewing(repository, { dryRun: true })
+  const before = await leastLock(locked)
+  const first = await renewing(repository)
+  assert.ok(first.objects >= 6 && first.extended === first.objects, JSON.stringify(first))
+  assert.equal(dry.extended, first.extended)
+  assert.equal(dry.requests, first.requests)
+  assert.equal(before.until - clock.now().getTime(), lock.forMs)
+  assert.equal((await leastLock(locked)).until - clock.now().getTime(), lock.forMs + lock.renewEveryMs)
+  assert.equal((await renewing(repository)).extended, 0)
+  assert.equal(keysOf(store, 'leases/').length, 0)
+  assert.ok(keysOf(store, 'audit/').length >= 1)
+})
+
+test('a renewal that dies at any change is finished by the next', async t => {
+  const total = await changesOfRenewal(undefined)
+  for (let index = 1; index <= total; index++)
+    for (const when of ['before', 'after'] as const) await changesOfRenewal({ when, index })
+  assert.ok(total >= 10)
+  t.diagnostic(`${total} changes`)
+})
+
+async function changesOfRenewal(death: Pick<MutationEvent, 'when' | 'index'> | undefined): Promise<number> {
+  const locked = await withPoint()
+  await locked.clock.advance(7 * DAY_MS)
+  let count = 0
+  let hasDied = false
+  const dying = faulty(locked.store, {
+    clock: locked.clock,
+    onMutation: ({ when, index }) => {
+      count = Math.max(count, index)
+      if (death?.when !== when || death.index !== index) return
+      hasDied = true
+      throw new Error('the host is gone')
+    },
+  })
+  const run = renewing(await locked.open(dying))
+  if (death) await run.catch(() => {})
+  else await run
+  assert.equal(hasDied, death !== undefined)
+  await renewing(await locked.open())
+  const least = await leastLock(locked)
+  assert.ok(
+    least.until >= locked.clock.now().getTime() + locked.lock.forMs,
+    `${least.key} after ${JSON.stringify(death)}`,
+  )
+  return count
+}
+
+test('the lock of the right object is extended under what somebody put over it, and that is told', async () => {
+  const locked = await withPoint()
+  const [pack = ''] = keysOf(locked.store, 'packs/')
+  const [manifest = ''] = keysOf(locked.store, 'points/')
+  locked.store.tamper(pack, new Uint8Array(100))
+  locked.store.tamper(manifest, undefined)
+  await locked.clock.advance(7 * DAY_MS)
+  const { covered } = await renewing(await locked.open())
+  assert.deepEqual(covered, [pack, manifest].sort())
+  for (const key of covered) {
+    const versions = await Array.fromAsync(locked.store.versioned.versions(key))
+    const { retainUntil } = await locked.store.versioned.lockOf(key, versions.at(-1)!.versionId)
+    assert.equal(retainUntil?.getTime(), locked.clock.now().getTime() + 37 * DAY_MS, key)
+  }
+})
+
+test('what is forgotten is not renewed; a damaged point keeps nobody from the others', async () => {
+  const { repository, context, clock, store } = await withPoint()
+  const other = seededRandom('other')(100_000)
+  await backup(repository, { vm: 'b', number: 2, disks: [{ name: 'vda', image: other }] })
+  await backup(repository, { number: 3, disks })
+  const meta = keysOf(store, 'meta/')
+  await assert.rejects(forgetPoints(context, [await summaryOf(repository, pointNumber(1))], { why: 'test' }), error =>
+    isLifeboatError(error, 'point-protected'),
+  )
+  await clock.advance(37 * DAY_MS)
+  await forgetPoints(context, [await summaryOf(repository, pointNumber(1))], { why: 'test' })
+  // Its lock is over, so that it can really be damaged.
+  const victims = meta.filter(key => store.snapshot().get(key)!.bytes.length > 0).slice(0, 1)
+  await store.delete(victims)
+  const result = await renewing(repository)
+  assert.equal(result.points, 2)
+  const key = keysOf(store, 'points/').find(name => name.endsWith(pointNumber(1)))!
+  assert.ok((await store.versioned.lockOf(key)).retainUntil! <= clock.now())
+  for (const name of keysOf(store, 'points/').filter(name => name !== key))
+    assert.ok((await store.versioned.lockOf(name)).retainUntil! > clock.now(), name)
+})
+
+test('a clock that is far off the one of the store is refused', async () => {
+  const { store } = await withPoint()
+  const wrong = manualClock('2026-03-02T03:04:05.000Z')
+  const repository = await openMemoryRepository(store, { seed: 'wrong', clock: wrong })
+  for (const work of [renewing(repository), backup(repository, { number: 9, disks })])
+    await assert.rejects(work, error => isLifeboatError(error, 'clock-skew'))
+})
+
+test('a backup relies on nothing that is locked too short: it extends what it reuses', async () => {
+  const { open, clock, store, lock } = await lockedRepository()
+  const repository = await open()
+  // Large enough that some of its contents are hooks.
+  const large = [{ name: 'vda', image: seededRandom('large')(1_600_000) }]
+  await backup(repository, { number: 1, disks: large })
+  await clock.advance(20 * DAY_MS)
+  const [pack = ''] = keysOf(store, 'packs/')
+  const manifest = await backup(repository, { vm: 'twin', number: 2, disks: large })
+  assert.ok(manifest.disks[0]!.bytesNew < 800_000, `${manifest.disks[0]?.bytesNew} bytes were stored again`)
+  const until = clock.now().getTime() + lock.forMs + lock.renewEveryMs
+  assert.equal((await store.versioned.lockOf(pack)).retainUntil?.getTime(), until)
+})
+
+test('a base counts while renewals run; when one is overdue, nothing is built upon it', async () => {
+  const { repository, clock } = await withPoint()
+  const begin = async (number: number) => {
+    const takenAt = clock.now()
+    const bases = [pointNumber(1)]
+    await using writer = await repository.beginPoint({
+      vm: 'vm',
+      point: pointNumber(number),
+      takenAt,
+      kind: 'backup',
+      bases,
+    })
+    return writer.bases.size
+  }
+  await clock.advance(7 * DAY_MS)
+  assert.equal(await begin(2), 1)
+  await renewing(repository)
+  await clock.advance(8 * DAY_MS)
+  assert.equal(await begin(3), 1)
+  await clock.advance(DAY_MS)
+  assert.equal(await begin(4), 0)
+  await renewing(repository)
+  assert.equal(await begin(5), 1)
+})
+
+test('lock show tells the least lock of a point, by its manifest or object by object', async () => {
+  const { repository, clock, context, lock } = await withPoint()
+  const points = await repository.points()
+  const made = clock.now().getTime()
+  await clock.advance(DAY_MS)
+  for (const asked of [false, true]) {
+    const status = await lockStatus(context, repository.reading.lock, { points, asked })
+    assert.equal(status.points[0]?.lockedUntil?.getTime(), made + lock.forMs + lock.renewEveryMs)
+    assert.equal(status.renewal.isOverdue, false)
+    assert.ok(promisedUntil(lock, clock.now()) < status.renewal.until)
+  }
+})
