@@ -12,8 +12,10 @@ import type { Meter } from '../storage/metered.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { defaultPrices, type PriceList } from '../storage/prices.ts'
 import { type ConfigFile, readConfigFile } from './config-file.ts'
+import { credentialOf, type KeySettings, type KeySource, keySettings, keySource } from './credentials.ts'
 import { Output } from './output.ts'
 import { knownIdentity, rememberIdentity } from './repository-identity.ts'
+import { SeenPoints } from './seen-points.ts'
 import { parseBytes, parseDurationMs } from './units.ts'
 
 /** Everything that comes from the process, so that a test can call a verb without one. */
@@ -33,7 +35,6 @@ export interface GlobalFlags {
   readonly quiet?: boolean
   readonly progress?: boolean
   readonly config?: string
-  readonly keyFile?: string
   readonly leaseExpiry?: string
   readonly limitRate?: string
   readonly retryFor?: string
@@ -47,6 +48,8 @@ interface OpenedStore {
 
 export interface OpenedRepository extends AsyncDisposable {
   readonly repository: Repository
+  /** What this host remembers of its points. */
+  readonly seen: SeenPoints
   readonly store: ObjectStore
   /** Requests and bytes that reached the store. */
   readonly meter: Meter
@@ -99,6 +102,10 @@ export class Invocation {
     return this.#folder('LIFEBOAT_CACHE_DIR', 'cache-dir', '/var/cache/lifeboat', '.cache/lifeboat')
   }
 
+  get namesRepository(): boolean {
+    return Boolean(this.flags.repo ?? this.surroundings.environment.LIFEBOAT_REPO ?? this.#config.repo)
+  }
+
   get repositoryUrl(): string {
     const url = this.flags.repo ?? this.surroundings.environment.LIFEBOAT_REPO ?? this.#config.repo
     if (!url)
@@ -113,19 +120,18 @@ export class Invocation {
     return list ? { list, isAssumed: false } : defaultPrices(this.repositoryUrl)
   }
 
-  get keyFile(): string | undefined {
-    return this.flags.keyFile ?? this.surroundings.environment.LIFEBOAT_KEY_FILE ?? this.#config['key-file']
+  get keySettings(): KeySettings {
+    return keySettings({ ...this.flags }, this.surroundings.environment, this.#config)
   }
 
-  get passphrase(): string | undefined {
-    return this.surroundings.environment.LIFEBOAT_PASSPHRASE || undefined
+  /** Undefined where no key was named: right for an unencrypted repository only. */
+  get keySource(): KeySource | undefined {
+    return keySource(this.keySettings)
   }
 
-  /** Undefined where neither a key file nor a passphrase was given: right for an unencrypted repository only. */
   async credential(): Promise<Credential | undefined> {
-    const { readKeyFile } = await import('./key-files.ts')
-    if (this.keyFile) return { kind: 'file', secret: await readKeyFile(this.keyFile) }
-    return this.passphrase ? { kind: 'passphrase', passphrase: this.passphrase } : undefined
+    const source = this.keySource
+    return source && (await credentialOf(source, this.keySettings))
   }
 
   /** The store with retries, `--limit-rate` and a meter of what really went over the wire. */
@@ -166,8 +172,13 @@ export class Invocation {
         signal: this.signal,
       })
       await rememberIdentity(this.stateDir, store.url, repository.identity)
+      const { watched, forgottenByAudit } = await import('./watched-repository.ts')
+      const forgottenSince = forgottenByAudit(repository)
+      const now = () => clock.now()
+      const seen = await SeenPoints.load({ stateDir: this.stateDir, url: store.url, now, forgottenSince })
       return {
-        repository,
+        repository: watched(repository, seen, text => this.output.warning(text)),
+        seen,
         store,
         meter,
         bytesKept: bytesKept ?? (() => 0),

@@ -4,6 +4,7 @@ import { markDamaged } from '../repository/mark-damaged.ts'
 import { ReadPlan } from '../repository/read-plan.ts'
 import type { Repository } from '../repository/repository.ts'
 import { type VerifyRequest, type VerifyResult, verifyPoints } from '../repository/verify.ts'
+import type { VerifyProblem } from '../repository/verify-problems.ts'
 import { showEstimate, withMore } from './estimate.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation, OpenedRepository } from './invocation.ts'
@@ -13,12 +14,16 @@ import { parsePercent } from './sample.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 import { rememberVerified } from './verified-points.ts'
+import { type Beyond, verifyBeyond } from './verify-beyond.ts'
+import { VerifyProgress } from './verify-progress.ts'
 import { verifyStored } from './verify-stored.ts'
 
 interface Flags {
   readonly all?: boolean
   readonly sample?: string
   readonly stored?: boolean
+  readonly restart?: boolean
+  readonly acceptLoss?: boolean
   readonly dryRun?: boolean
 }
 
@@ -35,6 +40,8 @@ export const verifyCommand = verb<Flags>({
       .option('--all', 'all points')
       .option('--sample <percent>', 'of the chunks; nodes are always read', '100')
       .option('--stored', 'every pack against its own checksums, without any key: finds rot, not tampering')
+      .option('--restart', 'begin anew instead of going on where the last run was interrupted')
+      .option('--accept-loss', 'points that this host has seen and that are gone are no longer an alarm')
       .option('--dry-run', 'what it would ask of the store, and what that costs; reads tree nodes only'),
   async run(invocation, words, flags) {
     const { output, signal } = invocation
@@ -44,38 +51,87 @@ export const verifyCommand = verb<Flags>({
     const samplePercent = parsePercent(flags.sample ?? '100')
     await using opened = await invocation.openRepository({ dryRun: flags.dryRun })
     const { repository } = opened
-    const points = flags.all ? [...(await repository.points({ signal }))] : []
+    const listed = await repository.points({ all: true, signal })
+    const points = flags.all ? listed.filter(({ state }) => state === 'committed') : []
     for (const text of words) points.push((await resolvePoint(repository, text, { signal })).point)
     if (flags.dryRun) return await estimate(invocation, opened, { points, samplePercent })
     const bar = output.progress()
     const total = bar.isShown ? await storedBytes(repository, { signal }) : 0
-    const result = await verifyPoints(repository, {
+    const kept = await keptProgress(invocation, repository, { points, samplePercent, ...flags })
+    const trees = await verifyPoints(repository, {
       points,
       samplePercent,
+      proven: kept.proven,
       signal,
-      progress: ({ checked, bytes }) => bar.update(bytes, Math.max(bytes, total), `${checked} records`),
-    }).finally(() => bar.stop())
+      progress: ({ checked, bytes }) => {
+        kept.tick()
+        bar.update(bytes, Math.max(bytes, total), `${checked} records`)
+      },
+    })
+      .catch(async error => {
+        await kept.save()
+        throw error
+      })
+      .finally(() => bar.stop())
+    await kept.finish()
+    if (flags.acceptLoss) await opened.seen.accept(opened.seen.missing)
+    const beyond = await verifyBeyond(opened, { points, listed, isAll: flags.all === true }, { signal })
+    const result = joined(trees, beyond)
+    const isWhole = samplePercent === 100
     const verified = {
       result,
-      whole: samplePercent === 100 ? points.map(({ id }) => id) : [],
-      isAll: flags.all === true && samplePercent === 100,
+      whole: isWhole ? points.map(({ id }) => id) : [],
+      isAll: flags.all === true && isWhole,
       who: invocation.who,
       now: invocation.surroundings.clock.now(),
     }
     await markDamaged(repository, verified, { signal })
-    if (samplePercent === 100) {
+    if (isWhole) {
       const harmed = result.problems.flatMap(problem => problem.points)
       const sound = points.map(({ id }) => id).filter(id => !harmed.includes(id))
-      const now = invocation.surroundings.clock.now()
-      await rememberVerified(invocation.stateDir, repository.id, { sound, harmed, now }, text => output.warning(text))
+      const proof = { sound, harmed, now: kept.began }
+      await rememberVerified(invocation.stateDir, repository.id, proof, text => output.warning(text))
     }
+    const { checked, bytes, unknown } = result
     const problems = result.problems.map(({ disks, damage: _, ...problem }) => ({ ...problem, ranges: disks }))
-    output.result({ points: result.points, checked: result.checked, bytes: result.bytes, problems }, () =>
-      print(output, result),
-    )
-    return result.problems.length === 0 ? exitCode.done : exitCode.integrity
+    const resumed = kept.isResumed ? { resumedFrom: kept.began } : {}
+    output.result({ points: result.points, checked, bytes, problems, unknown, ...resumed }, () => print(output, result))
+    return problems.length === 0 ? exitCode.done : exitCode.integrity
   },
 })
+
+interface WholeResult extends VerifyResult {
+  readonly unknown: readonly string[]
+}
+
+const joined = (trees: VerifyResult, beyond: Beyond): WholeResult => ({
+  points: trees.points,
+  checked: trees.checked + beyond.checked,
+  bytes: trees.bytes + beyond.bytes,
+  // What points met is told with whom it harms.
+  problems: [...trees.problems, ...beyond.problems.filter(problem => !trees.problems.some(isSame(problem)))],
+  unknown: beyond.unknown,
+})
+
+const isSame = (a: VerifyProblem) => (b: VerifyProblem) => a.object === b.object && a.kind === b.kind
+
+/** The same question again goes on where it was interrupted; points that were added meanwhile are read as well. */
+async function keptProgress(
+  { stateDir, surroundings, output }: Invocation,
+  { id }: Repository,
+  { points, samplePercent, all, restart = false }: Flags & Pick<VerifyRequest, 'points' | 'samplePercent'>,
+): Promise<VerifyProgress> {
+  const which = all ? 'all' : points.map(point => point.id).sort()
+  const asked = `${which} ${samplePercent}%`
+  const warn = (message: string) => output.warning(message)
+  const kept = await VerifyProgress.load(
+    { stateDir, repository: id, asked },
+    { clock: surroundings.clock, restart, warn },
+  )
+  if (kept.isResumed)
+    output.message(`goes on with what was begun at ${kept.began.toISOString()}; --restart begins anew`)
+  return kept
+}
 
 async function estimate(
   invocation: Invocation,
@@ -101,13 +157,14 @@ async function storedBytes({ store }: Repository, options: AbortOptions): Promis
   return bytes
 }
 
-function print(output: Output, { points, checked, bytes, problems }: VerifyResult): void {
+function print(output: Output, { points, checked, bytes, problems, unknown }: WholeResult): void {
   for (const { object, kind, message, disks, points: harmed } of problems) {
     output.line(`${kind}: ${object}: ${message}`)
-    if (disks.length === 0) output.line(`  harms points ${harmed.join(', ')}`)
+    if (disks.length === 0 && harmed.length > 0) output.line(`  harms points ${harmed.join(', ')}`)
     for (const { point, disk, ranges } of disks)
       output.line(`  harms ${point}/${disk}: ${ranges.map(({ offset, length }) => `${offset}+${length}`).join(' ')}`)
   }
+  for (const key of unknown) output.message(`unknown: ${key} is no object of a repository`)
   output.line(`${points} points, ${checked} records (${formatBytes(bytes)}) authenticated, ${problems.length} problems`)
   if (problems.length > 0)
     output.line(

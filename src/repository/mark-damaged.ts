@@ -3,7 +3,7 @@ import { isLifeboatError } from '../core/errors.ts'
 import type { PackId, PointId } from '../core/ids.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { type DamageMark, type KnownDamage, listDamage, putDamage } from './damage-marks.ts'
-import { damagedKey, damagedPrefix } from './object-keys.ts'
+import { damagedKey } from './object-keys.ts'
 import type { OpenedRepository } from './open.ts'
 import type { VerifyProblem } from './verify-problems.ts'
 
@@ -29,7 +29,7 @@ export async function markDamaged(
   const harmed = new Set(result.problems.flatMap(({ points }) => points))
   const sound = new Set(whole.filter(point => !harmed.has(point)))
   // What could not be read, for instance below a lost node, may need a pack that looked sound from everywhere else.
-  const isComplete = isAll && result.problems.every(({ object }) => object.startsWith(damagedPrefix))
+  const isComplete = isAll && !result.problems.some(mayHide)
   try {
     for (const [pack, damage] of found) {
       const before = isAll ? undefined : marks.find(mark => mark.pack === pack)?.known
@@ -51,6 +51,9 @@ export async function markDamaged(
     if (!isLifeboatError(error, 'store-denied')) throw error
   }
 }
+
+const mayHide = ({ object, kind }: VerifyProblem): boolean =>
+  kind !== 'rolled-back' && /^(?:points|packs|meta|keys)\//.test(object)
 
 /** Points that some mark names as harmed. */
 export const suspectPoints = (marks: readonly DamageMark[]): ReadonlySet<PointId> =>

@@ -24,4 +24,14 @@ export class PlaceSet {
   has({ pack, slot }: Pick<ChunkRef, 'pack' | 'slot'>): boolean {
     return (((this.#packs.get(pack)?.[slot >> 3] ?? 0) >> (slot & 7)) & 1) === 1
   }
+
+  /** Packs with their bits, slot 0 in bit 0 of byte 0; views. */
+  entries(): IterableIterator<[PackId, Uint8Array]> {
+    return this.#packs.entries()
+  }
+
+  /** Takes a pack's bits as `entries` gave them. */
+  set(pack: PackId, bits: Uint8Array): void {
+    this.#packs.set(pack, bits)
+  }
 }

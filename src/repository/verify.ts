@@ -6,16 +6,18 @@ import { unhex } from '../core/ids.ts'
 import { limits, MiB } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { EntrySums } from './entry-sums.ts'
 import { topRoot } from './node-codec.ts'
 import { packKey } from './object-keys.ts'
 import type { OpenedRepository } from './open.ts'
-import { idPrefixBytes } from './pack-codec.ts'
+import { idPrefixBytes, type PackKind } from './pack-codec.ts'
 import { PlaceSet } from './place-set.ts'
 import type { ReadPlan } from './read-plan.ts'
 import { openRecoveryPoint, openTree, type ReadContext } from './recovery-point.ts'
 import type { ChunkRef, Manifest, ManifestDisk, PointSummary } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
 import { type WalkedRecord, walkTree } from './tree-walk.ts'
+import { FooterCheck } from './verify-footers.ts'
 import { addHarm, type Problem, ProblemLog, type VerifyProblem } from './verify-problems.ts'
 
 export interface VerifyResult {
@@ -33,6 +35,8 @@ export interface VerifyRequest extends AbortOptions {
   /** Of the chunks; nodes are always read. 100 by default. */
   readonly samplePercent?: number
   readonly progress?: (done: { readonly checked: number; readonly bytes: number }) => void
+  /** Chunks that an interrupted run has proven: not read again. Those that this run proves are added. */
+  readonly proven?: PlaceSet
   /** For a dry run: chunks are entered here instead of being read. Nodes are read: they say which chunks there are. */
   readonly plan?: ReadPlan
 }
@@ -42,17 +46,19 @@ const BATCH_BYTES = 32 * MiB
 
 export async function verifyPoints(
   { reading }: Pick<OpenedRepository, 'reading'>,
-  { points, samplePercent = 100, signal, progress, plan }: VerifyRequest,
+  { points, samplePercent = 100, signal, ...rest }: VerifyRequest,
 ): Promise<VerifyResult> {
-  const run = new VerifyRun(reading, samplePercent / 100, { progress, plan })
+  const run = new VerifyRun(reading, samplePercent / 100, rest)
   const opened: Manifest[] = []
   for (const point of points) {
     signal?.throwIfAborted()
     const manifest = await run.point(point, { signal })
     if (manifest) opened.push(manifest)
   }
+  if (!rest.plan) await run.footers({ signal })
   // Only now is known what is bad; a record that one point passed over because another had read it harms both.
-  if (run.hasBadRecords) for (const manifest of opened) await run.attribute(manifest, { signal })
+  if (run.hasDamage) for (const manifest of opened) await run.attribute(manifest, { signal })
+  await run.settleFooters({ signal })
   return { points: opened.length, checked: run.checked, bytes: run.bytes, problems: run.problems() }
 }
 
@@ -63,21 +69,43 @@ class VerifyRun {
   readonly #fraction: number
   readonly #progress: VerifyRequest['progress']
   readonly #plan: ReadPlan | undefined
+  readonly #proven: PlaceSet | undefined
   readonly #seen = new PlaceSet()
   readonly #bad = new PlaceSet()
+  readonly #sums = new EntrySums()
+  readonly #footers: FooterCheck
   readonly #problems = new ProblemLog()
   /** By record, what is wrong with it. */
   readonly #problemOf = new Map<string, Problem>()
 
-  constructor(context: ReadContext, fraction: number, { progress, plan }: Pick<VerifyRequest, 'progress' | 'plan'>) {
+  constructor(
+    context: ReadContext,
+    fraction: number,
+    { progress, plan, proven }: Pick<VerifyRequest, 'progress' | 'plan' | 'proven'>,
+  ) {
     this.#context = context
     this.#fraction = fraction
     this.#progress = progress
+    this.#proven = proven
+    this.#footers = new FooterCheck(context, this.#sums, this.#seen)
     this.#plan = plan
   }
 
-  get hasBadRecords(): boolean {
-    return this.#problemOf.size > 0
+  get hasDamage(): boolean {
+    return this.#problemOf.size > 0 || this.#footers.hasBad
+  }
+
+  /** Compares what all trees said of their packs with what the packs say. */
+  async footers(options: AbortOptions): Promise<void> {
+    await this.#footers.run(options)
+  }
+
+  /** A pack whose own description is lost is no problem once all that points need of it lies in other objects. */
+  async settleFooters(options: AbortOptions): Promise<void> {
+    for (const { object, error, records } of await this.#footers.unhealed(options)) {
+      const problem = this.#problems.note(error, object)
+      for (const [slot, content] of records) problem.records.set(slot, content)
+    }
   }
 
   /** Checks what no point before it has checked. Undefined where it cannot be opened at all. */
@@ -98,6 +126,7 @@ class VerifyRun {
   async attribute(manifest: Manifest, options: AbortOptions): Promise<void> {
     for (const disk of manifest.disks) {
       const note = ({ ref, range }: WalkedRecord) => {
+        this.#footers.note(ref)
         const problem = this.#bad.has(ref) ? this.#problemOf.get(nameOf(ref)) : undefined
         if (problem) addHarm(problem, manifest.point, disk.name, range)
       }
@@ -151,14 +180,15 @@ class VerifyRun {
 
   async *#batches(tree: TreeReader, options: AbortOptions): AsyncIterable<readonly ChunkRef[]> {
     const visitor = {
-      enters: ({ ref }: WalkedRecord) => this.#seen.add(ref),
+      enters: ({ ref }: WalkedRecord) => this.#isNew('meta', tree, ref),
       read: ({ ref }: WalkedRecord) => this.#good(ref),
       failed: ({ ref }: WalkedRecord, error: unknown) => this.#failed(tree, 'meta', ref, error),
     }
     const size = Math.max(limits.leafWidth, BATCH_BYTES / tree.geometry.chunkSize)
     let batch: ChunkRef[] = []
     for await (const chunks of walkTree(tree, visitor, options)) {
-      for (const { ref } of chunks) if (this.#seen.add(ref) && this.#isSampled()) batch.push(ref)
+      for (const { ref } of chunks)
+        if (this.#isNew('data', tree, ref) && !this.#proven?.has(ref) && this.#isSampled()) batch.push(ref)
       if (batch.length < size) continue
       yield batch
       batch = []
@@ -174,7 +204,10 @@ class VerifyRun {
     const { domain } = tree
     const request = { kind: 'data', domain, chunkSize: tree.geometry.chunkSize, checkIds: 'all' } as const
     const receiver = {
-      deliver: (ref: ChunkRef) => this.#good(ref),
+      deliver: (ref: ChunkRef) => {
+        this.#proven?.add(ref)
+        this.#good(ref)
+      },
       fail: (ref: ChunkRef, error: unknown) => {
         if (!options.signal?.aborted) this.#failed(tree, 'data', ref, error)
       },
@@ -183,12 +216,18 @@ class VerifyRun {
     this.#progress?.({ checked: this.checked, bytes: this.bytes })
   }
 
+  #isNew(kind: PackKind, { domain }: TreeReader, ref: ChunkRef): boolean {
+    const isNew = this.#seen.add(ref)
+    if (isNew) this.#sums.add(kind, domain, ref)
+    return isNew
+  }
+
   #good(ref: ChunkRef): void {
     this.checked++
     this.bytes += ref.length
   }
 
-  #failed({ domain }: TreeReader, kind: 'data' | 'meta', ref: ChunkRef, error: unknown): void {
+  #failed({ domain }: TreeReader, kind: PackKind, ref: ChunkRef, error: unknown): void {
     const problem = this.#problems.note(error, packKey(kind, domain, ref.pack))
     problem.records.set(ref.slot, ref.id.slice(0, idPrefixBytes))
     this.#bad.add(ref)

@@ -167,7 +167,9 @@ describe('damage', { timeout: 180_000 }, () => {
     await damage(older, 'missing')
     refused((await restore(`web1@${small.points[0]}/vda`)).answer, { exit: 2, code: 'no-such-point' })
     await stillRestores('newer', 'other')
-    assert.deepEqual(await problems(), [])
+    assert.deepEqual(await problems().then(found => found.map(({ object, kind }) => [object, kind])), [
+      [older, 'rolled-back'],
+    ])
   })
 
   for (const folder of ['packs', 'meta'] as const)
@@ -242,20 +244,25 @@ describe('damage', { timeout: 180_000 }, () => {
     }
   })
 
-  test('leases, pins, holds and marks of damage that others left rotten hinder nobody', async () => {
-    const lease = leaseId('00000000000000aa')
-    for (const key of [
-      leaseKey(lease),
-      pinKey('00000000000000ab'),
+  test('leases, pins, holds and marks of damage that others left rotten hinder nobody, and verify names them', async () => {
+    const rotten = [
       'damaged/00000000000000000000000000000000',
       'gc/00000000000000ac',
-    ]) {
+      leaseKey(leaseId('00000000000000aa')),
+      pinKey('00000000000000ab'),
+    ]
+    for (const key of rotten) {
       await mkdir(path.dirname(path.join(small.repo, key)), { recursive: true })
       await writeFile(path.join(small.repo, key), 'rotten')
     }
     await stillRestores('older', 'newer', 'other')
     done(await again())
-    done(await run('verify --all'))
+    assert.deepEqual((await problems()).map(({ object }) => object).sort(), rotten)
+    assert.deepEqual(
+      (await problems()).map(({ object }) => object).sort(),
+      rotten.slice(1),
+      'a mark of damage that nobody can read is not needed once all was read',
+    )
     done(await run('points'))
   })
 
