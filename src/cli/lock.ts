@@ -46,7 +46,7 @@ async function show(invocation: Invocation, words: readonly string[]): Promise<n
   const named = []
   for (const text of words) named.push((await resolvePoint(repository, text, { signal })).point)
   const points = words.length > 0 ? named : await repository.points({ signal })
-  const status = await lockStatus(context, lock, { points, asked: words.length > 0, signal })
+  const status = await lockStatus(context, { points, asked: words.length > 0, signal })
   const { renewal } = status
   const listed = status.points.map(({ point: { id, vm }, lockedUntil = null, by }) => ({ id, vm, lockedUntil, by }))
   output.result({ lock, renewal, points: listed }, () => {
@@ -70,7 +70,7 @@ async function renew(invocation: Invocation, { dryRun }: Flags): Promise<number>
   const { output, signal } = invocation
   await using opened = await invocation.openRepository({ dryRun })
   const { repository } = opened
-  const result = await renewLocks(maintenanceContext(repository, invocation.who), repository.reading.lock, {
+  const result = await renewLocks(maintenanceContext(repository, invocation.who), {
     dryRun,
     signal,
   })

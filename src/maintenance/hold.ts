@@ -7,6 +7,7 @@ import { holdKey } from '../repository/object-keys.ts'
 import { readCommitted } from '../repository/recovery-point.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { recordAudit } from './audit.ts'
+import { clearLegalHold, setLegalHold } from './legal-hold.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 
 /**
@@ -32,17 +33,23 @@ export async function addHold(
   try {
     await control.put('hold', holdKey(id), { counter: 1, ...document, reason, who }, options)
     await readCommitted(context, point, options)
+    await setLegalHold(context, { id, manifest: point.key }, options)
   } catch (error) {
-    await withdraw(context, id, error)
+    await withdraw(context, { id, point: point.id }, error)
     throw error
   }
   return id
 }
 
 /** After a failure, also one without an answer, no hold may stay of which nobody was told. */
-async function withdraw({ control }: MaintenanceContext, id: string, failure: unknown): Promise<void> {
+async function withdraw(
+  context: MaintenanceContext,
+  { id, point }: { readonly id: string; readonly point: string },
+  failure: unknown,
+): Promise<void> {
   try {
-    await control.delete([holdKey(id)])
+    await clearLegalHold(context, { id, point })
+    await context.control.delete([holdKey(id)])
   } catch (error) {
     const code = isLifeboatError(failure) ? failure.code : 'store-failed'
     throw new LifeboatError(code, `${messageOf(failure)}; ${holdKey(id)} may be there and holds the point`, {
@@ -60,6 +67,8 @@ export async function removeHold(
   options: AbortOptions = {},
 ): Promise<void> {
   await recordAudit(context, 'hold-remove', { hold: id, ...(point === undefined ? {} : { point }) }, options)
+  // Its object goes last: as long as it is listed, it can be removed again.
+  await clearLegalHold(context, { id, point }, options)
   await context.control.delete([holdKey(id)], options)
 }
 

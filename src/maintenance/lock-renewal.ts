@@ -42,12 +42,9 @@ export interface RenewalOptions extends AbortOptions {
 
 const COVERED_NAMED = 1000
 
-export async function renewLocks(
-  context: MaintenanceContext,
-  lock: RepositoryLock | undefined,
-  options: RenewalOptions = {},
-): Promise<RenewalResult> {
+export async function renewLocks(context: MaintenanceContext, options: RenewalOptions = {}): Promise<RenewalResult> {
   const { dryRun = false, signal } = options
+  const { lock } = context
   const { versioned } = context.store
   if (!lock || !versioned) throw locksNothing(context.store.url)
   await refuseClockSkew(context, { signal })

@@ -3,7 +3,6 @@ import { isLifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { type RenewalState, renewalState } from '../repository/lock-ledgers.ts'
-import type { RepositoryLock } from '../repository/lock-policy.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { locksNothing } from './lock-renewal.ts'
@@ -25,9 +24,9 @@ export interface LockStatus {
 
 export async function lockStatus(
   context: MaintenanceContext,
-  lock: RepositoryLock | undefined,
   { points, asked, signal }: { points: readonly PointSummary[]; asked: boolean } & AbortOptions,
 ): Promise<LockStatus> {
+  const { lock } = context
   if (!lock) throw locksNothing(context.store.url)
   const renewal = await renewalState(context.control, lock, context.clock.now(), { signal })
   const found = new Map<string, Date | undefined>()

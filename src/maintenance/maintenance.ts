@@ -11,6 +11,7 @@ import type { Clock } from '../core/clock.ts'
 import type { Random } from '../core/random.ts'
 import type { ControlObjects } from '../repository/control-object.ts'
 import type { Keyring } from '../repository/keyring.ts'
+import type { RepositoryLock } from '../repository/lock-policy.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import type { RecordReader } from '../repository/record-reader.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
@@ -23,11 +24,13 @@ export interface MaintenanceContext {
   readonly records: RecordReader
   readonly clock: Clock
   readonly random: Random
+  /** What is promised of the store's locks; undefined where nothing is. */
+  readonly lock?: RepositoryLock
   /** Named in marks and the audit: 'user@host'. */
   readonly who: string
 }
 
 export const maintenanceContext = ({ reading }: Pick<OpenedRepository, 'reading'>, who: string): MaintenanceContext => {
-  const { store, control, keyring, records, clock, random } = reading
-  return { store, control, keyring, records, clock, random, who }
+  const { store, control, keyring, records, clock, random, lock } = reading
+  return { store, control, keyring, records, clock, random, lock, who }
 }

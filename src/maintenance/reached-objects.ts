@@ -68,6 +68,8 @@ const PREFIXES = ['packs/', 'meta/', pointsPrefix, policiesPrefix, keysPrefix, c
 
 export interface KeptObject {
   readonly key: string
+  /** Where it is an object of a pack. */
+  readonly pack: PackId | undefined
   /** Data versions, the oldest first: ours is the first, unless it has rotted and a person has put a good copy over it. */
   readonly versions: readonly ObjectVersion[]
   /** A delete marker, or another version, lies over it. */
@@ -80,18 +82,18 @@ export async function* keptObjects(
   reached: Reached,
   options: AbortOptions,
 ): AsyncGenerator<KeptObject> {
-  const isNeeded = (key: string): boolean => {
-    const pack = parsePackKey(key)
-    if (pack) return reached.has(pack.pack)
+  const isNeeded = (key: string, pack: PackId | undefined): boolean => {
+    if (pack) return reached.has(pack)
     return key.startsWith(pointsPrefix) ? reached.manifests.has(key) : true
   }
   for (const prefix of PREFIXES)
     for await (const versions of byKey(versioned, prefix, options)) {
       const data = versions.filter(({ isDeleteMarker }) => !isDeleteMarker).reverse()
       const key = versions[0]!.key
-      if (data.length === 0 || !isNeeded(key)) continue
+      const pack = parsePackKey(key)?.pack
+      if (data.length === 0 || !isNeeded(key, pack)) continue
       const isCovered = data.length > 1 || versions[0]!.isDeleteMarker
-      yield { key, versions: data.slice(0, limits.versionsTriedMax), isCovered }
+      yield { key, pack, versions: data.slice(0, limits.versionsTriedMax), isCovered }
     }
 }
 

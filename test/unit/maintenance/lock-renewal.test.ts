@@ -24,8 +24,8 @@ async function withPoint() {
   return { ...locked, repository, context: maintenanceContext(repository, 'who@host') }
 }
 
-const renewing = (repository: OpenedRepository, options: Parameters<typeof renewLocks>[2] = {}) =>
-  renewLocks(maintenanceContext(repository, 'who@host'), repository.reading.lock, options)
+const renewing = (repository: OpenedRepository, options: Parameters<typeof renewLocks>[1] = {}) =>
+  renewLocks(maintenanceContext(repository, 'who@host'), options)
 
 /** The least lock of all that is there and belongs to points. */
 async function leastLock({ store }: Pick<LockedRepository, 'store'>): Promise<{ key: string; until: number }> {
@@ -182,7 +182,7 @@ test('lock show tells the least lock of a point, by its manifest or object by ob
   const made = clock.now().getTime()
   await clock.advance(DAY_MS)
   for (const asked of [false, true]) {
-    const status = await lockStatus(context, repository.reading.lock, { points, asked })
+    const status = await lockStatus(context, { points, asked })
     assert.equal(status.points[0]?.lockedUntil?.getTime(), made + lock.forMs + lock.renewEveryMs)
     assert.equal(status.renewal.isOverdue, false)
     assert.ok(promisedUntil(lock, clock.now()) < status.renewal.until)
