@@ -89,14 +89,19 @@ function judge(
   survey: Survey,
   request: PruneRequest,
 ): readonly Judged[] {
-  const sound = points.filter(({ standing }) => standing === 'sound').map(({ point }) => point)
-  const byPolicy = policy ? retained(sound, policy, request.zone) : new Map<PointSummary, readonly string[]>()
+  const sound = points.filter(({ standing }) => standing === 'sound')
+  const byPolicy = reasonsOf(sound, policy, request.zone)
+  // A suspect point keeps its place, which may heal, and so does the one that would have it if the suspect one were not there.
+  const unharmed = sound.filter(({ isSuspect }) => !isSuspect)
+  const besides = unharmed.length === sound.length ? byPolicy : reasonsOf(unharmed, policy, request.zone)
   const why = policy ? `outside ${describePolicy(policy)}` : ''
   return points.flatMap(({ point, standing }) => {
     // Void ones may still be adopted; a collection marks them in the end.
     if (standing === 'forgotten' || standing === 'void') return []
     const reasons = [
-      ...(policy ? (byPolicy.get(point) ?? []) : ['no policy']),
+      ...(policy
+        ? (byPolicy.get(point) ?? besides.get(point)?.map(reason => `${reason} (not suspect)`) ?? [])
+        : ['no policy']),
       ...(survey.newest.has(point.id) && !request.lastPoint ? ['newest'] : []),
       ...survey.claims.on(point).map(describeProtection),
       ...(standing === 'sound' ? [] : [UNSOUND[standing]]),
@@ -104,6 +109,13 @@ function judge(
     return [{ point, reasons, why }]
   })
 }
+
+const reasonsOf = (points: readonly SurveyedPoint[], policy: RetentionPolicy | undefined, zone: string) =>
+  retained(
+    points.map(({ point }) => point),
+    policy ?? {},
+    zone,
+  )
 
 const UNSOUND = { unsettled: 'just written', damaged: 'damaged', future: 'dated in the future' } as const
 

@@ -2,6 +2,8 @@
 import { isIntegrityError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { listDamage } from '../repository/damage-marks.ts'
+import { suspectPoints } from '../repository/mark-damaged.ts'
 import { pointsPrefix, vmPointsPrefix } from '../repository/object-keys.ts'
 import { listPoints } from '../repository/points.ts'
 import type { PointSummary } from '../repository/repository.ts'
@@ -24,6 +26,8 @@ export type Standing =
 export interface SurveyedPoint {
   readonly point: PointSummary
   readonly standing: Standing
+  /** `verify` found damage in what it reaches: most of it restores, and a later backup may heal it. */
+  readonly isSuspect: boolean
   /** Of its manifest; 0 where that was not read. */
   readonly sequence: number
 }
@@ -32,7 +36,10 @@ export interface Survey {
   /** Ascending by VM name and time. */
   readonly points: readonly SurveyedPoint[]
   readonly claims: Claims
-  /** Ids: of each VM the newest by its time, and the last that was made, which is another one where a clock was wrong. */
+  /**
+   * Ids: of each VM the newest by its time, the last that was made, which is another one where a clock was wrong, and the newest
+   * that is not suspect.
+   */
   readonly newest: ReadonlySet<string>
 }
 
@@ -51,13 +58,15 @@ export async function surveyPoints(
     early.add(key)
   const claims = await readClaims(context, { signal })
   const listed = await listPoints({ store, control, keys: keyring.repository }, { vm, all: true, signal })
+  const suspects = suspectPoints(await listDamage(control, { signal }))
   const now = await store.now({ signal })
   const sequences = await readSequences(context, listed, { signal })
   const points = listed.flatMap(point => {
     const sequence = sequences.get(point.key)
     if (sequence === 'gone') return []
     const isSettled = early.has(point.key) && !claims.isBeingWritten(point)
-    return [{ point, standing: standingOf(point, sequence, isSettled, now), sequence: Number(sequence) || 0 }]
+    const standing = standingOf(point, sequence, isSettled, now)
+    return [{ point, standing, isSuspect: suspects.has(point.id), sequence: Number(sequence) || 0 }]
   })
   return { points, claims, newest: newestOf(points) }
 }
@@ -107,7 +116,8 @@ function newestOf(points: readonly SurveyedPoint[]): ReadonlySet<string> {
       (highest, next) => (highest && highest.sequence > next.sequence ? highest : next),
       undefined,
     )
-    for (const chosen of [byTime, last]) if (chosen) newest.add(chosen.point.id)
+    const unharmed = made.findLast(({ standing, isSuspect }) => standing === 'sound' && !isSuspect)
+    for (const chosen of [byTime, last, unharmed]) if (chosen) newest.add(chosen.point.id)
   }
   return newest
 }

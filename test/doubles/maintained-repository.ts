@@ -2,14 +2,15 @@
 import { hex, type PointId, pointId } from '../../src/core/ids.ts'
 import { type Random, seededRandom } from '../../src/core/random.ts'
 import { type MaintenanceContext, maintenanceContext } from '../../src/maintenance/maintenance.ts'
+import { putDamage } from '../../src/repository/damage-marks.ts'
 import { initRepository } from '../../src/repository/init.ts'
-import { fenceKey } from '../../src/repository/object-keys.ts'
+import { fenceKey, parsePackKey } from '../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../src/repository/open.ts'
 import type { PointSummary, PointWriter } from '../../src/repository/repository.ts'
 import { type MemoryStore, memoryStore } from '../../src/storage/memory.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
 import { type ManualClock, manualClock } from './manual-clock.ts'
-import { openMemoryRepository, summaryOf } from './memory-repository.ts'
+import { keysOf, openMemoryRepository, summaryOf } from './memory-repository.ts'
 
 export interface MaintainedRepository {
   readonly store: MemoryStore
@@ -24,6 +25,8 @@ export interface MaintainedRepository {
   point(takenAt: string, options?: { vm?: string; base?: PointId }): Promise<PointSummary>
   /** Fences the point's lease. */
   makeVoid(point: PointSummary): Promise<void>
+  /** As `verify` marks it: damage in a pack that these points need. */
+  suspect(...points: readonly PointSummary[]): Promise<void>
   /** Flips a bit of a stored object. */
   damage(key: string): void
 }
@@ -66,6 +69,12 @@ export async function maintainedRepository({
       const { lease } = await repository.manifest(point)
       const fence = { who: WHO, when: clock.now().toISOString(), manifest: point.key }
       await repository.reading.control.put('fence', fenceKey(lease, '00112233445566aa'), fence)
+    },
+    async suspect(...points) {
+      const [object = ''] = keysOf(store, 'packs/')
+      const { pack } = parsePackKey(object)!
+      const known = { object, slots: null, contents: [], points: points.map(({ id }) => id), what: 'a test' }
+      await putDamage(repository.reading.control, pack, known, { who: WHO, now: clock.now() })
     },
     damage(key) {
       const bytes = store.snapshot().get(key)!.bytes.slice()

@@ -224,6 +224,15 @@ test('where a clock was wrong, both the newest by time and the last that was mad
   assert.equal((await forget(place, first)).remove.length, 1)
 })
 
+test('where the newest is suspect, the newest that is not stays as well', async () => {
+  const place = await maintainedRepository()
+  const good = await place.point('2026-11-20T10:00:00Z')
+  const suspect = await place.point('2026-11-21T10:00:00Z')
+  await place.suspect(suspect)
+  await refused(place, good, /newest/, false)
+  await refused(place, suspect, /newest/, false)
+})
+
 test('a point of the future is not the newest, so that the others keep theirs', async () => {
   const place = await maintainedRepository()
   const future = await place.point('2031-01-01T00:00:00Z')

@@ -116,6 +116,21 @@ test('a damaged point stands for no day: the good one of that day stays', async 
   assert.deepEqual([plan.removed, plan.damaged], [[], [key]])
 })
 
+test('suspect points keep their places, and so do those that would have them otherwise', async () => {
+  const place = await maintainedRepository()
+  await week(place)
+  const points = await place.repository.points()
+  await place.suspect(points[5]!, points[6]!)
+  const plan = await planned(place, { policy: { keepLast: 2 } })
+  assert.deepEqual(plan.kept, [
+    '18 last 2 (not suspect)',
+    '19 last 1 (not suspect), newest',
+    '20 last 2',
+    '21 last 1, newest',
+  ])
+  assert.deepEqual(plan.removed, ['15', '16', '17'])
+})
+
 test('points of the future stay, count for nothing and push nobody out', async () => {
   const place = await maintainedRepository()
   await week(place)
