@@ -1,12 +1,21 @@
 /** A repository to collect: points that share and lose chunks, on a clock that a test moves. */
+import assert from 'node:assert/strict'
 import { seededRandom } from '../../src/core/random.ts'
+import type { Range } from '../../src/core/range.ts'
 import { type MaintenanceContext, maintenanceContext } from '../../src/maintenance/maintenance.ts'
 import { forgottenKey, pointKey } from '../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../src/repository/open.ts'
-import type { MemoryStore } from '../../src/storage/memory.ts'
+import { type MemoryStore, memoryStore, type StoredObject } from '../../src/storage/memory.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
 import { type ManualClock, manualClock } from './manual-clock.ts'
-import { backup, newMemoryRepository, openMemoryRepository, pointNumber, timeNumber } from './memory-repository.ts'
+import {
+  backup,
+  newMemoryRepository,
+  openMemoryRepository,
+  pointNumber,
+  readBack,
+  timeNumber,
+} from './memory-repository.ts'
 
 const C = 4096
 
@@ -19,17 +28,44 @@ export interface CollectionTale {
   context(through?: ObjectStore, clock?: ManualClock): Promise<MaintenanceContext>
 }
 
+interface Written {
+  readonly entries: ReadonlyMap<string, StoredObject>
+  readonly images: readonly Uint8Array[]
+}
+
+/** Written once in a process. */
+let written: Promise<Written> | undefined
+
 /**
  * Point 1 is full; 2 rewrites two thirds of it, 3 a little of 2; 4 is of another VM and shares nothing. Without point 1, its pack
  * is a third live; without 4, whole packs are dead.
  */
-export async function collectionTale(seed = 'tale'): Promise<CollectionTale> {
+export async function collectionTale(): Promise<CollectionTale> {
+  written ??= write()
+  const { entries, images } = await written
   const clock = manualClock()
-  const store = await newMemoryRepository({ seed })
-  const random = seededRandom(`${seed}/images`)
+  const store = memoryStore({ clock, entries })
+  let opened = 0
   const open = (through: ObjectStore = store, by = clock) =>
-    openMemoryRepository(through, { seed: `${seed}/open`, clock: by })
-  const repository = await open()
+    openMemoryRepository(through, { seed: `open ${opened++}`, clock: by })
+  return {
+    store,
+    clock,
+    images,
+    open,
+    context: async (through, by) => maintenanceContext(await open(through, by), 'tester@host'),
+  }
+}
+
+async function write(): Promise<Written> {
+  const store = await newMemoryRepository({ seed: 'tale' })
+  const images = await writeTale(await openMemoryRepository(store, { seed: 'writer' }))
+  return { entries: store.snapshot(), images }
+}
+
+/** Gives the images of points 1 to 4. */
+export async function writeTale(repository: OpenedRepository): Promise<readonly Uint8Array[]> {
+  const random = seededRandom('tale/images')
   const first = random(150 * C)
   const second = first.slice()
   second.set(random(100 * C), 10 * C)
@@ -37,23 +73,12 @@ export async function collectionTale(seed = 'tale'): Promise<CollectionTale> {
   third.set(random(5 * C), 140 * C)
   const fourth = random(60 * C)
   const at = (offset: number, length: number) => [{ offset: offset * C, length: length * C }]
+  const upon = (base: number, changed: readonly Range[]) => ({ name: 'vda', base: pointNumber(base), changed })
   await backup(repository, { number: 1, disks: [{ name: 'vda', image: first }] })
-  await backup(repository, {
-    number: 2,
-    disks: [{ name: 'vda', image: second, base: pointNumber(1), changed: at(10, 100) }],
-  })
-  await backup(repository, {
-    number: 3,
-    disks: [{ name: 'vda', image: third, base: pointNumber(2), changed: at(140, 5) }],
-  })
+  await backup(repository, { number: 2, disks: [{ ...upon(1, at(10, 100)), image: second }] })
+  await backup(repository, { number: 3, disks: [{ ...upon(2, at(140, 5)), image: third }] })
   await backup(repository, { vm: 'other', number: 4, disks: [{ name: 'vda', image: fourth }] })
-  return {
-    store,
-    clock,
-    images: [first, second, third, fourth],
-    open,
-    context: async (through, by) => maintenanceContext(await open(through, by), 'tester@host'),
-  }
+  return [first, second, third, fourth]
 }
 
 export const forgetPoint = ({ control }: MaintenanceContext, number: number, vm = 'vm'): Promise<void> =>
@@ -63,3 +88,14 @@ export const forgetPoint = ({ control }: MaintenanceContext, number: number, vm 
     why: 'test',
     manifest: pointKey(vm, timeNumber(number), pointNumber(number)),
   })
+
+/** Points `numbers` are all that there are, and read bit for bit. */
+export async function assertWhole(tale: CollectionTale, numbers: readonly number[]): Promise<void> {
+  const repository = await tale.open()
+  const points = await repository.points()
+  assert.deepEqual(new Set(points.map(({ id }) => id)), new Set(numbers.map(pointNumber)))
+  for (const number of numbers) {
+    const bytes = await readBack(repository, pointNumber(number), 'vda')
+    assert.ok(Buffer.compare(bytes, tale.images[number - 1]!) === 0, `point ${number} differs`)
+  }
+}

@@ -37,3 +37,17 @@ export function manualClock(start = '2026-01-02T03:04:05.000Z'): ManualClock {
     },
   }
 }
+
+/** Lets time pass in steps until `work` has settled, and gives what it gave. */
+export async function passing<T>(clock: ManualClock, work: Promise<T>, stepMs = 60_000): Promise<T> {
+  let settled = false
+  const note = () => {
+    settled = true
+  }
+  work.then(note, note)
+  for (let step = 0; !settled; step++) {
+    if (step > 100_000) throw new Error('it waits for ever')
+    await clock.advance(stepMs)
+  }
+  return await work
+}

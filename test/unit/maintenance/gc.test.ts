@@ -1,19 +1,196 @@
+/** What a collection removes, rewrites and leaves. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { limits } from '../../../src/core/limits.ts'
 import { collectGarbage } from '../../../src/maintenance/gc.ts'
-import { collectionTale, forgetPoint } from '../../doubles/collection.ts'
-import { keysOf, pointNumber, readBack, storedBytes } from '../../doubles/memory-repository.ts'
+import { planGc } from '../../../src/maintenance/gc-plan.ts'
+import { twinPipeline } from '../../../src/native/twin.ts'
+import { keyring, metadataOnly } from '../../../src/repository/keyring.ts'
+import { damagedKey, forgottenKey, gcKey, packKey, parsePackKey } from '../../../src/repository/object-keys.ts'
+import { RecordReader } from '../../../src/repository/record-reader.ts'
+import { assertWhole, type CollectionTale, collectionTale, forgetPoint } from '../../doubles/collection.ts'
+import { backup, keysOf, pointNumber, readBack, storedBytes } from '../../doubles/memory-repository.ts'
 
-test('a forgotten point goes, with what only it needs; a mostly dead pack is rewritten, and all other points are whole', async () => {
+const packBytes = ({ store }: CollectionTale) => storedBytes(store, 'packs/') + storedBytes(store, 'meta/')
+const packKeys = ({ store }: CollectionTale) => [...keysOf(store, 'packs/'), ...keysOf(store, 'meta/')]
+
+test('a forgotten point goes with what only it needs, mostly dead packs are rewritten, and every other point is whole', async () => {
   const tale = await collectionTale()
   const context = await tale.context()
   await forgetPoint(context, 1)
   await forgetPoint(context, 4, 'other')
-  const before = storedBytes(tale.store, 'packs/') + storedBytes(tale.store, 'meta/')
+  const before = packBytes(tale)
+  const plan = await planGc(context)
+  const untouched = tale.store.snapshot()
+  assert.equal(plan.condemned.length, 2)
+  assert.equal(plan.compact.length, 2)
   const result = await collectGarbage(context, { graceMs: 0 })
-  const after = storedBytes(tale.store, 'packs/') + storedBytes(tale.store, 'meta/')
   assert.deepEqual(result.removed, [pointNumber(1), pointNumber(4)])
+  assert.equal(result.packs, 4)
+  const indexes = [...untouched].filter(([key]) => key.startsWith('index/') && !tale.store.snapshot().has(key))
+  assert.equal(indexes.length, 1, 'the index of the point whose packs are all gone')
+  const indexBytes = indexes.reduce((sum, [, { bytes }]) => sum + bytes.length, 0)
+  assert.equal(before - packBytes(tale), result.bytesFreed - indexBytes)
+  assert.ok(result.bytesRewritten > 0 && packBytes(tale) < before * 0.55)
+  assert.deepEqual(keysOf(tale.store, 'forgotten/'), [])
+  assert.deepEqual(keysOf(tale.store, 'gc/'), [])
+  await assertWhole(tale, [2, 3])
+  const rewritten = packKeys(tale).filter(key => parsePackKey(key)?.run === result.run)
+  assert.equal(rewritten.length, 2)
+  const again = await collectGarbage(context, { graceMs: 0 })
+  assert.deepEqual([again.packs, again.bytesFreed, again.bytesRewritten], [0, 0, 0], 'a second one has nothing to do')
+})
+
+test('the plan writes nothing', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 1)
+  const before = tale.store.snapshot()
+  await planGc(context)
+  assert.deepEqual([...tale.store.snapshot().keys()], [...before.keys()])
+})
+
+test('a rewritten pack is rewritten again, and goes when its last point does', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 1)
+  await collectGarbage(context, { graceMs: 0 })
+  const copies = packKeys(tale).filter(key => parsePackKey(key)?.run)
+  assert.ok(copies.length > 0)
   const repository = await tale.open()
-  for (const number of [2, 3])
-    assert.ok(Buffer.compare(await readBack(repository, pointNumber(number), 'vda'), tale.images[number - 1]!) === 0)
+  // Nearly all of what 2 and 3 had is overwritten.
+  const image = tale.images[2]!.slice()
+  image.fill(7, 0, 135 * 4096)
+  await backup(repository, { number: 5, disks: [{ name: 'vda', image }] })
+  await forgetPoint(context, 2)
+  await forgetPoint(context, 3)
+  const result = await collectGarbage(context, { graceMs: 0 })
+  assert.ok(result.packs >= 2)
+  for (const key of copies) assert.ok(!packKeys(tale).includes(key), `${key} is gone`)
+  const now = await tale.open()
+  assert.ok(Buffer.compare(await readBack(now, pointNumber(5), 'vda'), image) === 0)
+  await forgetPoint(context, 4, 'other')
+  await forgetPoint(context, 5)
+  await collectGarbage(context, { graceMs: 0 })
+  assert.deepEqual(packKeys(tale), [])
+  assert.deepEqual(keysOf(tale.store, 'index/').length <= 1, true)
+})
+
+test('the right to data is not needed', async () => {
+  const tale = await collectionTale()
+  const full = await tale.context()
+  await forgetPoint(full, 1)
+  await forgetPoint(full, 4, 'other')
+  const keys = metadataOnly(full.keyring.repository)
+  assert.equal(keys.data, undefined)
+  const blind = keyring(full.store, keys)
+  const records = new RecordReader({ store: full.store, keyring: blind, pipeline: twinPipeline, random: full.random })
+  const result = await collectGarbage({ ...full, keyring: blind, records }, { graceMs: 0 })
+  assert.equal(result.packs, 4)
+  assert.ok(result.bytesRewritten > 0)
+  await assertWhole(tale, [2, 3])
+})
+
+test('packs that verify found damaged are not rewritten, and their marks go with them', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  const [pack] = (
+    await (async () => {
+      await forgetPoint(context, 1)
+      return (await planGc(context)).compact
+    })()
+  ).map(planned => planned.pack)
+  const mark = { slots: null, who: 'tester', when: '2026-01-02T03:04:05.000Z', what: 'rot' }
+  await context.control.put('damaged', damagedKey(pack!), mark)
+  const result = await collectGarbage(context, { graceMs: 0 })
+  assert.equal(result.kept['mostly dead packs that are damaged or too large'], 1)
+  await forgetPoint(context, 2)
+  await forgetPoint(context, 3)
+  await collectGarbage(context, { graceMs: 0 })
+  assert.deepEqual(keysOf(tale.store, 'damaged/'), [])
+})
+
+test('a pack whose bytes are not what its checksums say is left as it is', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 1)
+  const planned = (await planGc(context)).compact.find(({ sources }) => sources[0]!.startsWith('packs/'))!
+  const [source] = planned.sources
+  const bytes = tale.store.snapshot().get(source!)!.bytes.slice()
+  bytes[1000]! ^= 1
+  tale.store.tamper(source!, bytes)
+  const result = await collectGarbage(context, { graceMs: 0 })
+  assert.equal(result.kept['mostly dead packs that are damaged or too large'], 1)
+  assert.deepEqual(tale.store.snapshot().get(source!)!.bytes, bytes)
+  assert.ok(!packKeys(tale).some(key => key.startsWith(`${source}.`)))
+  assert.deepEqual(keysOf(tale.store, 'gc/'), [])
+})
+
+test('a copy that is not what was stored removes nothing', async () => {
+  const tale = await collectionTale()
+  const plain = await tale.context()
+  await forgetPoint(plain, 1)
+  const lying = {
+    ...tale.store,
+    get: async (...args: Parameters<typeof tale.store.get>) => {
+      const bytes = await tale.store.get(...args)
+      if (parsePackKey(args[0])?.run) bytes[10]! ^= 1
+      return bytes
+    },
+  }
+  const before = packKeys(tale)
+  await assert.rejects(collectGarbage(await tale.context(lying), { graceMs: 0 }), { code: 'store-failed' })
+  for (const key of before) assert.ok(packKeys(tale).includes(key))
+  await collectGarbage(plain, { graceMs: 0 })
+  await assertWhole(tale, [2, 3, 4])
+})
+
+test('what does not fit into the record waits for the next run, and is told', async t => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 1)
+  await forgetPoint(context, 4, 'other')
+  const max = limits.runRecordMax
+  t.after(() => Object.assign(limits, { runRecordMax: max }))
+  // Room for the two points and one pack.
+  Object.assign(limits, { runRecordMax: 64 * 1024 + 2 * 55 + 100 })
+  const first = await collectGarbage(context, { graceMs: 0 })
+  assert.ok(
+    Object.keys(first.kept).some(reason => reason.endsWith('wait for the next run')),
+    JSON.stringify(first.kept),
+  )
+  Object.assign(limits, { runRecordMax: max })
+  const second = await collectGarbage(context, { graceMs: 0 })
+  assert.equal(first.packs + second.packs, 4)
+  await assertWhole(tale, [2, 3])
+})
+
+test('a forged or misplaced mark removes nothing', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  tale.store.tamper(forgottenKey(pointNumber(1)), new Uint8Array(100))
+  await context.control.put('forgotten', forgottenKey(pointNumber(2)), {
+    who: 'x',
+    when: '2026-01-02T03:04:05.000Z',
+    why: 'x',
+    manifest: keysOf(tale.store, 'points/')[0]!,
+  })
+  const result = await collectGarbage(context, { graceMs: 0 })
+  assert.deepEqual(result.removed, [])
+  assert.equal(result.kept['points with an unreadable mark'], 2)
+  assert.equal(keysOf(tale.store, 'points/').length, 4)
+})
+
+test('objects of strangers stay', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 4, 'other')
+  const strange = [
+    packKey('data', '00'.repeat(8) as never, '00'.repeat(16) as never).replace('packs/', 'packs/x'),
+    'meta/readme.txt',
+  ]
+  for (const key of strange) await tale.store.put(key, [new Uint8Array(3)])
+  await collectGarbage(context, { graceMs: 0 })
+  for (const key of strange) assert.ok(tale.store.snapshot().has(key))
+  assert.equal(tale.store.snapshot().has(gcKey('x')), false)
 })
