@@ -112,7 +112,7 @@ export function memoryVersions({ clock, objectLock, pageKeys, show }: MemoryVers
     async legalHold(key, versionId, on, { signal } = {}) {
       signal?.throwIfAborted()
       const found = find(key, versionId)
-      if (!objectLock) refuseRetention(key, { retainUntil: new Date() })
+      if (!objectLock) refuseRetention(key, { retainUntil: clock.now() })
       found.lock = { ...found.lock, legalHold: on }
     },
   }
