@@ -134,6 +134,11 @@ export class Invocation {
     return source && (await credentialOf(source, this.keySettings))
   }
 
+  get leaseExpiryMs(): number | undefined {
+    const { leaseExpiry } = this.flags
+    return leaseExpiry === undefined ? undefined : parseLeaseExpiry(leaseExpiry)
+  }
+
   /** The store with retries, `--limit-rate` and a meter of what really went over the wire. */
   async openStore({ create = false } = {}): Promise<OpenedStore> {
     const { openStore } = await import('../storage/store-url.ts')
@@ -157,7 +162,6 @@ export class Invocation {
     const { openRepository } = await import('../repository/open.ts')
     const { loadPipeline } = await import('../native/native.ts')
     const { clock, random } = this.surroundings
-    const { leaseExpiry } = this.flags
     const { store, meter, bytesKept } = dryRun ? await this.#openDryStore() : await this.openStore()
     try {
       const repository = await openRepository({
@@ -167,7 +171,7 @@ export class Invocation {
         random,
         host: this.host,
         pipeline: loadPipeline(),
-        leaseExpiryMs: leaseExpiry === undefined ? undefined : parseLeaseExpiry(leaseExpiry),
+        leaseExpiryMs: this.leaseExpiryMs,
         pinned: await knownIdentity(this.stateDir, store.url),
         signal: this.signal,
       })

@@ -14,6 +14,7 @@ import { parsePercent } from './sample.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 import { rememberVerified } from './verified-points.ts'
+import { verifyAdopt } from './verify-adopt.ts'
 import { type Beyond, verifyBeyond } from './verify-beyond.ts'
 import { VerifyProgress } from './verify-progress.ts'
 import { verifyStored } from './verify-stored.ts'
@@ -22,6 +23,7 @@ interface Flags {
   readonly all?: boolean
   readonly sample?: string
   readonly stored?: boolean
+  readonly adopt?: string
   readonly restart?: boolean
   readonly acceptLoss?: boolean
   readonly dryRun?: boolean
@@ -40,11 +42,13 @@ export const verifyCommand = verb<Flags>({
       .option('--all', 'all points')
       .option('--sample <percent>', 'of the chunks; nodes are always read', '100')
       .option('--stored', 'every pack against its own checksums, without any key: finds rot, not tampering')
+      .option('--adopt <point>', 'make a void point count: all of it is read, then it is committed under a new id')
       .option('--restart', 'begin anew instead of going on where the last run was interrupted')
       .option('--accept-loss', 'points that this host has seen and that are gone are no longer an alarm')
       .option('--dry-run', 'what it would ask of the store, and what that costs; reads tree nodes only'),
   async run(invocation, words, flags) {
     const { output, signal } = invocation
+    if (flags.adopt !== undefined) return verifyAdopt(invocation, flags.adopt, words)
     if (flags.stored) return verifyStored(invocation, words, flags)
     if ((words.length === 0) !== (flags.all === true))
       throw new LifeboatError('usage', 'name points, or say --all', { hint: 'for example: lifeboat verify --all' })

@@ -72,6 +72,7 @@ export function parseManifest(bytes: Uint8Array, object: string): Manifest {
     takenAt: fields.date('takenAt'),
     sequence: fields.count('sequence'),
     ...(fields.has('previous') ? { previous: parsePrevious(fields.fields('previous')) } : {}),
+    ...(fields.has('adoptedFrom') ? { adoptedFrom: pointId(fields.hex('adoptedFrom', 8)) } : {}),
     kind: fields.oneOf('kind', KINDS),
     consistency: fields.oneOf('consistency', CONSISTENCIES),
     lease: leaseId(fields.hex('lease', 8)),

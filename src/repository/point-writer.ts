@@ -2,7 +2,7 @@
  * Writes one point by the WRITER's rules (docs/concurrency.md): the lease first, what may be built upon and reused next, then
  * packs, then the manifest, and only a look at the fences after that makes it a point.
  */
-import { isIntegrityError, isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
+import { isIntegrityError, LifeboatError } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import { forkedRandom } from '../core/random.ts'
@@ -10,13 +10,14 @@ import type { AbortOptions } from '../core/scope.ts'
 import { sealEnvelope } from '../crypto/envelope.ts'
 import { type BaseDisk, openBaseDisk } from './base-disk.ts'
 import { checkBase, isFenced, listPointKeys, type Succession, succession } from './base-points.ts'
-import { type ControlObjects, controlObjects, getBounded } from './control-object.ts'
+import { giveUpPoint, putManifest } from './commit-manifest.ts'
+import { type ControlObjects, controlObjects } from './control-object.ts'
 import { listDamage } from './damage-marks.ts'
 import { PointDiskWriter } from './disk-writer.ts'
 import { Healing } from './healing.ts'
 import { Lease } from './lease.ts'
 import { manifestDisk } from './manifest-disk.ts'
-import { domainKeysKey, fenceKey, forgottenKey, indexKey, leaseKey, pointKey } from './object-keys.ts'
+import { domainKeysKey, indexKey, pointKey } from './object-keys.ts'
 import { PointLocks } from './point-locks.ts'
 import { PointPacks } from './point-packs.ts'
 import type {
@@ -32,9 +33,6 @@ import { readReuseRules } from './reuse-rules.ts'
 import { type StoredManifest, sealManifest } from './stored-manifest.ts'
 import type { WriteContext } from './write-context.ts'
 import { type DomainlessContext, writeDomain } from './write-domain.ts'
-
-/** Step 8 is a few small requests; whoever gives up does not wait for ever for a store that is gone. */
-const GIVE_UP_MS = 60_000
 
 /** WRITER steps 1 to 3. */
 export async function beginPoint(outer: DomainlessContext, request: BeginPoint): Promise<PointWriter> {
@@ -182,7 +180,8 @@ class LeasedPointWriter implements PointWriter {
     const bytes = sealManifest(context, key, manifest)
     await locks?.settle(options)
     await lease.check(options) // 5
-    await this.#putManifest(key, bytes, options) // 6
+    this.#isManifestSent = true
+    await putManifest(context.store, key, bytes, options) // 6
     if (await isFenced(control, manifest, options))
       // 7
       throw new LifeboatError('not-committed', `A garbage collection took this backup of ${manifest.vm} for dead`, {
@@ -247,52 +246,15 @@ class LeasedPointWriter implements PointWriter {
     }
   }
 
-  /** Without an answer the same bytes go again, and then the store is asked what it has. Throws unless the manifest is there. */
-  async #putManifest(key: string, bytes: Uint8Array, options: AbortOptions): Promise<void> {
-    const { store } = this.#begun.context
-    this.#isManifestSent = true
-    let failure: unknown
-    for (let attempt = 0; attempt < 2; attempt++)
-      try {
-        await store.put(key, [bytes], options)
-        return
-      } catch (error) {
-        options.signal?.throwIfAborted()
-        failure = error
-        const stored = await getBounded(store, key, bytes.length, options).catch(() => undefined)
-        if (stored && Buffer.compare(stored, bytes) === 0) return
-      }
-    throw failure
-  }
-
   /** Step 8. It waits for everything that still runs, so that nothing of this point is written after it. */
   async #giveUp(reason: unknown): Promise<void> {
     this.#state = 'given-up'
     await this.#settle(reason)
     const { context, control, lease, request } = this.#begun
-    const bounded = new AbortController()
-    const { signal } = bounded
-    const timer = context.clock.sleep(GIVE_UP_MS, { signal }).then(
-      () => bounded.abort(new LifeboatError('store-unreachable', 'The store did not answer in time')),
-      () => {},
-    )
-    try {
-      const mark = { who: context.host, when: context.clock.now().toISOString() }
-      const manifest = pointKey(request.vm, request.takenAt, request.point)
-      // Without a manifest under way there is nothing that a fence could void, and it would stay for ever.
-      if (this.#isManifestSent) {
-        await control.put('fence', fenceKey(lease.id, 'self'), { ...mark, manifest }, { signal })
-        const why = `never committed: ${messageOf(reason)}`.slice(0, 1000)
-        await control.put('forgotten', forgottenKey(request.point), { ...mark, why, manifest }, { signal })
-      }
-      await control.delete([leaseKey(lease.id)], { signal })
-    } catch (error) {
-      // The first failure is the one to be told. What could not be marked is void when GC has fenced the lease, which stays.
-      if (!isLifeboatError(error)) throw error
-    } finally {
-      bounded.abort()
-      await timer
-    }
+    const manifest = pointKey(request.vm, request.takenAt, request.point)
+    const isManifestSent = this.#isManifestSent
+    const { clock, host } = context
+    await giveUpPoint({ control, clock, host, lease: lease.id, point: request.point, manifest, isManifestSent }, reason)
   }
 
   /** Ends everything that goes on behind the calls. */

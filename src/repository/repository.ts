@@ -50,6 +50,8 @@ export interface Manifest {
   readonly takenAt: Date
   readonly sequence: number
   readonly previous?: { readonly point: PointId; readonly digest: string }
+  /** The point that was void, and whose trees these are. */
+  readonly adoptedFrom?: PointId
   readonly kind: PointKind
   readonly consistency: Consistency
   readonly lease: LeaseId

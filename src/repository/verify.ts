@@ -37,6 +37,8 @@ export interface VerifyRequest extends AbortOptions {
   readonly progress?: (done: { readonly checked: number; readonly bytes: number }) => void
   /** Chunks that an interrupted run has proven: not read again. Those that this run proves are added. */
   readonly proven?: PlaceSet
+  /** Told of each record once, before it is read. */
+  readonly visit?: (ref: ChunkRef) => void
   /** For a dry run: chunks are entered here instead of being read. Nodes are read: they say which chunks there are. */
   readonly plan?: ReadPlan
 }
@@ -62,6 +64,18 @@ export async function verifyPoints(
   return { points: opened.length, checked: run.checked, bytes: run.bytes, problems: run.problems() }
 }
 
+/** The same for a manifest that no reader opens, because its point is void. */
+export async function verifyManifest(
+  { reading }: Pick<OpenedRepository, 'reading'>,
+  point: PointSummary,
+  manifest: Manifest,
+  { signal, ...request }: Pick<VerifyRequest, 'progress' | 'visit' | 'signal'>,
+): Promise<VerifyResult> {
+  const run = new VerifyRun(reading, 1, request)
+  await run.disks(point, manifest, { signal })
+  return { points: 1, checked: run.checked, bytes: run.bytes, problems: run.problems() }
+}
+
 class VerifyRun {
   checked = 0
   bytes = 0
@@ -70,6 +84,7 @@ class VerifyRun {
   readonly #progress: VerifyRequest['progress']
   readonly #plan: ReadPlan | undefined
   readonly #proven: PlaceSet | undefined
+  readonly #visit: VerifyRequest['visit']
   readonly #seen = new PlaceSet()
   readonly #bad = new PlaceSet()
   readonly #sums = new EntrySums()
@@ -81,12 +96,13 @@ class VerifyRun {
   constructor(
     context: ReadContext,
     fraction: number,
-    { progress, plan, proven }: Pick<VerifyRequest, 'progress' | 'plan' | 'proven'>,
+    { progress, plan, proven, visit }: Pick<VerifyRequest, 'progress' | 'plan' | 'proven' | 'visit'>,
   ) {
     this.#context = context
     this.#fraction = fraction
     this.#progress = progress
     this.#proven = proven
+    this.#visit = visit
     this.#footers = new FooterCheck(context, this.#sums, this.#seen)
     this.#plan = plan
   }
@@ -112,14 +128,18 @@ class VerifyRun {
   async point(summary: PointSummary, options: AbortOptions): Promise<Manifest | undefined> {
     try {
       await using point = await openRecoveryPoint(this.#context, summary, { pin: 'verify', ...options })
-      for (const disk of point.manifest.disks)
-        await this.#guarded(summary, disk.name, options, () => this.#disk(summary, point.manifest, disk, options))
+      await this.disks(summary, point.manifest, options)
       return point.manifest
     } catch (error) {
       options.signal?.throwIfAborted()
       this.#problems.note(error, summary.key).points.add(summary.id)
       return undefined
     }
+  }
+
+  async disks(summary: PointSummary, manifest: Manifest, options: AbortOptions): Promise<void> {
+    for (const disk of manifest.disks)
+      await this.#guarded(summary, disk.name, options, () => this.#disk(summary, manifest, disk, options))
   }
 
   /** Finds the bad records in a point's trees and notes whom they harm. */
@@ -218,8 +238,10 @@ class VerifyRun {
 
   #isNew(kind: PackKind, { domain }: TreeReader, ref: ChunkRef): boolean {
     const isNew = this.#seen.add(ref)
-    if (isNew) this.#sums.add(kind, domain, ref)
-    return isNew
+    if (!isNew) return false
+    this.#sums.add(kind, domain, ref)
+    this.#visit?.(ref)
+    return true
   }
 
   #good(ref: ChunkRef): void {
