@@ -8,21 +8,19 @@ import { intercepted, type StoreRequest } from './intercepted-store.ts'
 interface Actor {
   readonly store: ObjectStore
   readonly work: (store: ObjectStore) => Promise<void>
+  /** Whether this request waits for its turn. Those that commute with all others need none. */
+  readonly takesTurn: (request: StoreRequest) => boolean
 }
-
-/** Requests that commute with all others need no turn of their own. */
-type Counts = (request: StoreRequest) => boolean
 
 /** `prepare` makes the actors of one run afresh; `inspect` looks at what the run left. Gives the number of runs. */
 export async function everyOrder<T>(
   prepare: () => Promise<{ readonly state: T; readonly actors: readonly Actor[] }>,
   inspect: (state: T) => Promise<void>,
-  counts: Counts,
 ): Promise<number> {
   let choices: number[] = []
   for (let runs = 1; ; runs++) {
     const { state, actors } = await prepare()
-    const widths = await run(actors, choices, counts)
+    const widths = await run(actors, choices)
     await inspect(state)
     const taken = widths.map((_, at) => choices[at] ?? 0)
     const last = taken.findLastIndex((choice, at) => choice + 1 < widths[at]!)
@@ -32,14 +30,14 @@ export async function everyOrder<T>(
 }
 
 /** Gives how many actors there were to choose from at each step. */
-async function run(actors: readonly Actor[], choices: readonly number[], counts: Counts): Promise<readonly number[]> {
+async function run(actors: readonly Actor[], choices: readonly number[]): Promise<readonly number[]> {
   const waiting = new Map<number, () => void>()
   /** Resolves when the actor waits for its turn, or has ended. */
   const settled = actors.map(() => Promise.withResolvers<void>())
-  const all = actors.map(async ({ store, work }, n) => {
+  const all = actors.map(async ({ store, work, takesTurn }, n) => {
     const gated = intercepted(store, {
       async before(request) {
-        if (!counts(request)) return
+        if (!takesTurn(request)) return
         const turn = Promise.withResolvers<void>()
         waiting.set(n, turn.resolve)
         settled[n]!.resolve()

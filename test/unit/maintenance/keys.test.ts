@@ -15,7 +15,7 @@ import { openRepository } from '../../../src/repository/open.ts'
 import { type MemoryStore, memoryStore, type StoredObject } from '../../../src/storage/memory.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
 import { goldenKeeper } from '../../doubles/golden-keeper.ts'
-import { intercepted } from '../../doubles/intercepted-store.ts'
+import { intercepted, type StoreRequest } from '../../doubles/intercepted-store.ts'
 import { everyOrder } from '../../doubles/interleaved.ts'
 import { lockedRepository } from '../../doubles/locked-repository.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
@@ -148,6 +148,8 @@ test('two hosts that remove the key of the other never remove both, in any order
       const store = from(entries)
       const remover = (credential: Credential, id: SlotId) => ({
         store,
+        takesTurn: ({ verb, key }: StoreRequest) =>
+          verb === 'put' ? key.startsWith('claims/') : verb === 'delete' ? !key.startsWith('leases/') : verb === 'list',
         work: async (gated: ObjectStore) => {
           const context = await contextOf(gated, credential)
           await removeKey(context, id).then(
@@ -165,8 +167,6 @@ test('two hosts that remove the key of the other never remove both, in any order
       const left = [await opens(store, first), await opens(store, file(8))]
       assert.ok(left.includes(true), 'nobody can open the repository any more')
     },
-    ({ verb, key }) =>
-      verb === 'put' ? key.startsWith('claims/') : verb === 'delete' ? !key.startsWith('leases/') : verb === 'list',
   )
   assert.ok(runs > 100 && refused > 0 && removed > 0, `${runs} orders, ${removed} removed, ${refused} refused`)
 })
