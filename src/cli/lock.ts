@@ -72,6 +72,7 @@ async function renew(invocation: Invocation, { dryRun }: Flags): Promise<number>
   const { repository } = opened
   const result = await renewLocks(maintenanceContext(repository, invocation.who), {
     dryRun,
+    zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
     signal,
   })
   output.result({ ...result, dryRun: dryRun === true }, () => printRenewal(output, result, dryRun === true))
@@ -82,10 +83,12 @@ async function renew(invocation: Invocation, { dryRun }: Flags): Promise<number>
 }
 
 function printRenewal(output: Output, result: RenewalResult, isDry: boolean): void {
-  const { points, objects, extended, requests, until } = result
+  const { points, outlived, objects, extended, requests, until } = result
   output.line(
     `${points} points need ${objects} objects; ${extended} locks ${isDry ? 'would be' : 'were'} extended, with ${requests} requests about locks`,
   )
+  if (outlived > 0)
+    output.line(`${outlived} more are let go by retention: their locks end, and prune and gc remove them`)
   if (!isDry) output.line(`all of it is locked until ${shortTime(until)} at least`)
 }
 

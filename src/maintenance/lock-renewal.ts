@@ -15,12 +15,16 @@ import { listPoints } from '../repository/points.ts'
 import type { VersionedStore } from '../storage/versioned-store.ts'
 import { recordAudit } from './audit.ts'
 import type { MaintenanceContext } from './maintenance.ts'
+import { listPolicies } from './policy.ts'
+import { planPrune } from './prune.ts'
 import { type KeptObject, keptObjects, reachedBy } from './reached-objects.ts'
 
 export interface RenewalResult {
   readonly run: string
   /** Points that are kept. */
   readonly points: number
+  /** Points that nothing but their lock keeps: they are let go when it ends, or they would stay for ever. */
+  readonly outlived: number
   /** Objects that they need. */
   readonly objects: number
   /** Of those, what was extended; in a dry run, what would be. */
@@ -37,6 +41,8 @@ export interface RenewalResult {
 
 export interface RenewalOptions extends AbortOptions {
   readonly dryRun?: boolean
+  /** IANA name, for retention policies that name none. */
+  readonly zone?: string
   readonly progress?: (done: { readonly objects: number; readonly extended: number }) => void
 }
 
@@ -90,10 +96,11 @@ async function renew(
   lock: RepositoryLock,
   versioned: VersionedStore,
   run: string,
-  { dryRun = false, progress, signal }: RenewalOptions,
+  { dryRun = false, zone = 'UTC', progress, signal }: RenewalOptions,
 ): Promise<RenewalResult> {
   const began = context.clock.now()
-  const manifests = await keptManifests(context, { signal })
+  const outlived = await outlivedManifests(context, { zone, signal })
+  const manifests = (await keptManifests(context, { signal })).filter(key => !outlived.has(key))
   const reached = await reachedBy(context, manifests, { signal })
   const extended: string[] = []
   const covered: string[] = []
@@ -118,6 +125,7 @@ async function renew(
   return {
     run,
     points: manifests.length,
+    outlived: outlived.size,
     objects,
     extended: extendedCount,
     until,
@@ -161,6 +169,23 @@ async function keptManifests(context: MaintenanceContext, options: AbortOptions)
   for await (const { key } of store.list(pointsPrefix, options))
     if (parsePointKey(key) && (before.has(key) || bases.has(key))) kept.add(key)
   return [...kept].sort()
+}
+
+/** What the stored policies let go and nobody holds, reads or builds upon. Without a policy all points are kept. */
+async function outlivedManifests(
+  context: MaintenanceContext,
+  { zone, signal }: { zone: string } & AbortOptions,
+): Promise<ReadonlySet<string>> {
+  if ((await listPolicies(context, { signal })).length === 0) return new Set()
+  try {
+    const { keep, remove } = await planPrune(context, { zone, signal })
+    const locked = keep.filter(({ isOutlived }) => isOutlived)
+    return new Set([...locked, ...remove].map(({ point }) => point.key))
+  } catch (error) {
+    // Something that cannot be read may protect any point. A policy that keeps nothing, or for VMs that are not there, lets go nothing.
+    if (isIntegrityError(error) || isLifeboatError(error, 'usage')) return new Set()
+    throw error
+  }
 }
 
 const stays = ({ key, state }: { readonly key: string; readonly state: string }): string[] =>

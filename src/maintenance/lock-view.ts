@@ -1,6 +1,7 @@
 /** Which objects the store would refuse to delete now, asked of the store itself. */
 import { isLifeboatError } from '../core/errors.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import { firstVersions } from '../repository/unhidden.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 
 export interface LockView {
@@ -16,13 +17,19 @@ export function lockView({ versioned, now }: Pick<ObjectStore, 'versioned' | 'no
     async lockedUntil(key, options) {
       if (!(await versioned.features(options)).objectLock) return undefined
       started ??= now(options)
-      try {
-        const { retainUntil, legalHold } = await versioned.lockOf(key, undefined, options)
+      const storeNow = await started
+      const lockOf = async (versionId?: string) => {
+        const { retainUntil, legalHold } = await versioned.lockOf(key, versionId, options)
         if (legalHold) return 'held'
-        return retainUntil && retainUntil > (await started) ? retainUntil : undefined
+        return retainUntil && retainUntil > storeNow ? retainUntil : undefined
+      }
+      try {
+        return await lockOf()
       } catch (error) {
-        if (isLifeboatError(error, 'store-not-found')) return undefined
-        throw error
+        if (!isLifeboatError(error, 'store-not-found')) throw error
+        // Gone, or hidden by a delete marker, under which the lock still stands.
+        const [first] = await firstVersions(versioned, key, options)
+        return first && (await lockOf(first.versionId))
       }
     },
   }
