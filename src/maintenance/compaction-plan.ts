@@ -4,11 +4,11 @@ import { hex, type PackId } from '../core/ids.ts'
 import { limits, MiB } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { footerLength, trailerBytes } from '../repository/pack-codec.ts'
+import { type PackObject, readPackRows } from '../repository/pack-object.ts'
 import { isLocked } from './condemned.ts'
 import type { KeptCounts } from './gc-progress.ts'
 import type { LockView } from './lock-view.ts'
 import type { MaintenanceContext } from './maintenance.ts'
-import { type PackObject, readPackRows } from './pack-object.ts'
 import type { PackTable } from './pack-table.ts'
 
 export interface CompactionPlan {

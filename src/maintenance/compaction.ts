@@ -10,9 +10,9 @@ import { sealFooter } from '../crypto/footer.ts'
 import { getBounded } from '../repository/control-object.ts'
 import { packKey, parsePackKey } from '../repository/object-keys.ts'
 import { buildTrailer, encodeChecksums, encodeRows, idPrefixBytes } from '../repository/pack-codec.ts'
+import { readWholePack, type WholePack } from '../repository/pack-object.ts'
 import type { CompactionPlan } from './compaction-plan.ts'
 import type { MaintenanceContext } from './maintenance.ts'
-import { readWholePack, type WholePack } from './pack-object.ts'
 
 type Context = Pick<MaintenanceContext, 'store' | 'keyring' | 'random'>
 

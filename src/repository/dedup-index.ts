@@ -14,7 +14,7 @@ import { getBounded } from './control-object.ts'
 import { HookTable } from './hook-table.ts'
 import { IndexBuilder, isHook, parseIndex } from './index-codec.ts'
 import type { TreeEntry } from './node-writer.ts'
-import { indexPrefix, packKey } from './object-keys.ts'
+import { indexPrefix } from './object-keys.ts'
 import type { PlacedRecord } from './open-pack.ts'
 import { idPrefixBytes } from './pack-codec.ts'
 import { PackContents } from './pack-contents.ts'
@@ -120,15 +120,15 @@ export class DedupIndex {
     // Whether a pack of our own has arrived must not decide what is written: the same input gives the same objects.
     const isOwn = number < this.#others.first || number >= this.#others.end
     if (isOwn) await this.#options.whenStored(pack)
-    const contents = await readPackContents(this.#context, pack, options)
-    if (contents && (await this.#keepsItsLock(pack, options))) this.#contents.set(pack, { number, contents })
+    const stored = await readPackContents(this.#context, pack, options)
+    if (stored && (await this.#keepsItsLock(stored.object, options)))
+      this.#contents.set(pack, { number, contents: stored.contents })
     else this.#unusable.add(number)
   }
 
   /** To be asked after the look at the pack: one that is gone has no lock. */
-  async #keepsItsLock(pack: PackId, options: AbortOptions): Promise<boolean> {
-    const { domain } = this.#context.domain
-    return (await this.#options.locks?.mayReuse(packKey('data', domain, pack), options)) ?? true
+  async #keepsItsLock(object: string, options: AbortOptions): Promise<boolean> {
+    return (await this.#options.locks?.mayReuse(object, options)) ?? true
   }
 
   async #load(options: AbortOptions): Promise<void> {

@@ -27,13 +27,15 @@ export class PackContents {
 
   /** Where the content with this id lies, or undefined. 20 of its 32 bytes are compared: more than anybody can bring to collide. */
   find(id: Uint8Array): ChunkRef | undefined {
-    const { idPrefixes, offsets, lengths } = this.#rows
+    const { idPrefixes, offsets, lengths, origins } = this.#rows
     const mask = this.#places.length - 1
     for (let place = startOf(id, 0) & mask; this.#places[place] !== 0; place = (place + 1) & mask) {
       const row = this.#places[place]! - 1
       const at = row * idPrefixBytes
       if (Buffer.compare(idPrefixes.subarray(at, at + idPrefixBytes), id.subarray(0, idPrefixBytes)) !== 0) continue
-      return { id, pack: this.pack, slot: row, offset: offsets[row]!, length: lengths[row]! }
+      // In a rewritten object the slot is that of the origin, and the offset a hint.
+      const slot = origins ? origins.slots[row]! : row
+      return { id, pack: this.pack, slot, offset: offsets[row]!, length: lengths[row]! }
     }
     return undefined
   }

@@ -8,6 +8,9 @@ import { test } from 'node:test'
 import { promisify } from 'node:util'
 import { formatKeyFile } from '../../../src/crypto/key-file.ts'
 import type { Credential } from '../../../src/crypto/keys.ts'
+import { forgetPoints } from '../../../src/maintenance/forget.ts'
+import { collectGarbage } from '../../../src/maintenance/gc.ts'
+import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
 import {
   fixtureSecret,
   flipBit,
@@ -157,6 +160,24 @@ test('a compacted pack serves when the original is gone, for data and for nodes'
     }
   const run = await recover(fixture, [`web@${points[1]?.id}/vda`])
   assert.ok(run.image && Buffer.from(run.image).equals(images[1] ?? Buffer.alloc(0)), run.stderr)
+})
+
+test('a repository that was collected restores bit by bit', async () => {
+  const fixture = await repositoryFixture()
+  const first = noise('whole', 200 * 4096)
+  const changed = noise('changed', 150 * 4096)
+  const oldest = await fixture.writePoint({ disks: [{ name: 'vda', size: first.length, writes: [[0, first]] }] })
+  const disks = [{ name: 'vda', size: first.length, writes: [[0, changed]] }] as const
+  const newest = await fixture.writePoint({ base: oldest.id, disks })
+  const context = maintenanceContext(fixture.repository, 'tester@host')
+  await forgetPoints(context, [oldest], { why: 'test' })
+  const { packs, bytesRewritten } = await collectGarbage(context, { graceMs: 0 })
+  assert.ok(packs > 0 && bytesRewritten > 0, `${packs} packs, ${bytesRewritten} bytes rewritten`)
+  assert.equal((await recover(fixture, [`web@${oldest.id}/vda`])).code, 2)
+  const run = await recover(fixture, [`web@${newest.id}/vda`])
+  const image = first.slice()
+  image.set(changed)
+  assert.ok(run.image && Buffer.from(run.image).equals(image), run.stderr)
 })
 
 test('a flipped or missing pack is exit code 4, named, and leaves nothing behind; an untouched point still restores', async () => {

@@ -1,10 +1,12 @@
-/** A pack as a stored object, read with metadata keys alone: its rows, and for compaction all of it. */
+/** A pack as a stored object, read with metadata keys alone: its rows, and for who copies it all of it. */
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { openFooter } from '../crypto/footer.ts'
-import { getBounded } from '../repository/control-object.ts'
-import { parsePackKey } from '../repository/object-keys.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+import { getBounded } from './control-object.ts'
+import type { Keyring } from './keyring.ts'
+import { parsePackKey } from './object-keys.ts'
 import {
   findRot,
   footerRange,
@@ -13,10 +15,12 @@ import {
   parseRows,
   parseTrailer,
   trailerBytes,
-} from '../repository/pack-codec.ts'
-import type { MaintenanceContext } from './maintenance.ts'
+} from './pack-codec.ts'
 
-type Context = Pick<MaintenanceContext, 'store' | 'keyring'>
+interface Context {
+  readonly store: ObjectStore
+  readonly keyring: Keyring
+}
 
 /** Footer, checksums and trailer of most packs in one GET. */
 const TAIL_BYTES = 64 * 1024
