@@ -10,7 +10,7 @@ import { DiskChunks } from './chunk-source.ts'
 import type { ControlObjects } from './control-object.ts'
 import type { Keyring } from './keyring.ts'
 import type { RepositoryLock } from './lock-policy.ts'
-import { forgottenKey, leaseFencesPrefix } from './object-keys.ts'
+import { forgottenKey, leaseFencesPrefix, pointKey } from './object-keys.ts'
 import { type Pin, placePin } from './pin.ts'
 import type { RecordReader } from './record-reader.ts'
 import type { Manifest, ManifestDisk, PinKind, PointSummary, RecoveryPoint } from './repository.ts'
@@ -121,7 +121,7 @@ class OpenedPoint implements RecoveryPoint {
 
 export function openTree(
   { keyring, records }: Pick<ReadContext, 'keyring' | 'records'>,
-  { domain, point }: Manifest,
+  { domain, vm, takenAt, point }: Manifest,
   { name, size, chunkSize, top }: ManifestDisk,
 ): TreeReader {
   try {
@@ -129,7 +129,8 @@ export function openTree(
   } catch (cause) {
     if (!(cause instanceof LifeboatError)) throw cause
     throw new LifeboatError(cause.code, `disk ${name} of point ${point}: ${cause.message}`, {
-      details: { ...cause.details, point, disk: name },
+      // The top list stands in the manifest.
+      details: { object: pointKey(vm, takenAt, point), ...cause.details, point, disk: name },
       cause,
     })
   }

@@ -85,7 +85,9 @@ export class RewrittenPacks {
     let isNew = false
     for await (const info of this.#source.store.list(prefix, options)) {
       if (now.length >= limits.rewrittenObjectsMax)
-        throw new LifeboatError('absurd-object', `${prefix}* names more than ${limits.rewrittenObjectsMax} objects`)
+        throw new LifeboatError('absurd-object', `${prefix}* names more than ${limits.rewrittenObjectsMax} objects`, {
+          details: { object: info.key },
+        })
       const known = before.get(info.key)
       const read = known?.rows ? known : await this.#read(kind, domain, pack, info, options)
       if (read) now.push(read)
