@@ -12,9 +12,10 @@ import type { MaintenanceContext } from '../../../src/maintenance/maintenance.ts
 import { unlockLeases } from '../../../src/maintenance/unlock.ts'
 import { leaseKey, pointKey } from '../../../src/repository/object-keys.ts'
 import { assertWhole, collectionTale, forgetPoint } from '../../doubles/collection.ts'
-import { intercepted } from '../../doubles/intercepted-store.ts'
-import { passing } from '../../doubles/manual-clock.ts'
+import { intercepted, type StoreRequest } from '../../doubles/intercepted-store.ts'
+import { manualClock, passing } from '../../doubles/manual-clock.ts'
 import {
+  backup,
   beginBackup,
   commitBackup,
   keysOf,
@@ -124,6 +125,94 @@ test('a backup that runs is waited for, however long, and what it reuses of forg
   assert.deepEqual(Object.values(result.leases), ['ended'])
   const after = await tale.open()
   assert.ok(Buffer.compare(await readBack(after, pointNumber(5), 'vda'), image) === 0)
+})
+
+/** When a paused writer goes on, and what becomes of its point, its lease and the fence. */
+const wakings = [
+  { when: 'before the fence', outcome: 'committed', end: 'committed', fences: [] },
+  // Both back out: the run finds the manifest and withdraws, the writer finds the fence and puts its own.
+  { when: 'between fence and second look', outcome: 'not-committed', end: 'committed', fences: ['self'] },
+  { when: 'after its lease was removed', outcome: 'lease-lost', end: 'fenced', fences: ['run'] },
+] as const
+
+for (const { when, outcome, end, fences } of wakings)
+  test(`a writer that wakes up ${when}: ${outcome}`, async () => {
+    const tale = await collectionTale()
+    const repository = await tale.open(tale.store, manualClock())
+    const image = tale.images[3]!
+    const writer = await beginBackup(repository, { number: 5, disks: [{ name: 'vda', image }] })
+    await writeDisk(repository, writer, { name: 'vda', image })
+    let found: unknown
+    const wake = async () => {
+      if (found !== undefined) return
+      found = 'woken'
+      try {
+        await commitBackup(writer)
+        found = 'committed'
+      } catch (error) {
+        found = error instanceof LifeboatError ? error.code : error
+      }
+    }
+    const isFence = ({ verb, key }: StoreRequest) => verb === 'put' && key.startsWith('fences/')
+    const through = intercepted(tale.store, {
+      before: async request => {
+        if (when === 'before the fence' && isFence(request)) await wake()
+      },
+      after: async request => {
+        if (when === 'between fence and second look' && isFence(request)) await wake()
+        if (request.verb === 'delete' && request.key.startsWith('leases/')) await wake()
+      },
+    })
+    const context = await tale.context(through)
+    await forgetPoint(context, 4, 'other')
+    const result = await passing(tale.clock, collectGarbage(context, { graceMs: 0 }))
+    assert.deepEqual([found, Object.values(result.leases)], [outcome, [end]])
+    const left = keysOf(tale.store, 'fences/').map(key => key.split('/')[2])
+    assert.deepEqual(
+      left.map(by => (by === result.run ? 'run' : by)),
+      fences,
+    )
+    assert.deepEqual(result.removed, [pointNumber(4)])
+    const after = await tale.open()
+    const isThere = (await after.points()).some(({ id }) => id === pointNumber(5))
+    assert.equal(isThere, outcome === 'committed')
+    if (isThere) assert.ok(Buffer.compare(await readBack(after, pointNumber(5), 'vda'), image) === 0)
+  })
+
+test('stopped while it removes it ends between two deletions; the rest goes with the next run', async () => {
+  const tale = await collectionTale()
+  const plain = await tale.context()
+  await forgetPoint(plain, 1)
+  await forgetPoint(plain, 4, 'other')
+  const stop = new AbortController()
+  const through = intercepted(tale.store, {
+    before: ({ verb, key }) => {
+      if (verb === 'delete' && key.startsWith('points/'))
+        stop.abort(new LifeboatError('interrupted', 'stopped by a test'))
+    },
+  })
+  const work = collectGarbage(await tale.context(through), { graceMs: 0, signal: stop.signal })
+  await assert.rejects(work, { code: 'interrupted' })
+  assert.equal(keysOf(tale.store, 'points/').length, 2, 'what was begun is finished')
+  assert.deepEqual([keysOf(tale.store, 'forgotten/').length, keysOf(tale.store, 'gc/').length], [2, 0])
+  await assertWhole(tale, [2, 3])
+  assert.equal((await collectGarbage(plain, { graceMs: 0 })).packs, 4)
+})
+
+test('a deletion without an answer may still be on its way: the record stays, and nobody reuses what it names', async () => {
+  const tale = await collectionTale()
+  const plain = await tale.context()
+  await forgetPoint(plain, 4, 'other')
+  const through = intercepted(tale.store, {
+    before: ({ verb, key }) => {
+      if (verb === 'delete' && key.startsWith('packs/')) throw new LifeboatError('store-unreachable', 'no answer')
+    },
+  })
+  await assert.rejects(collectGarbage(await tale.context(through), { graceMs: 0 }), { code: 'store-unreachable' })
+  assert.equal(keysOf(tale.store, 'gc/').length, 1)
+  const image = tale.images[3]!
+  const manifest = await backup(await tale.open(), { vm: 'clone', number: 6, disks: [{ name: 'vda', image }] })
+  assert.equal(manifest.disks[0]?.bytesNew, image.length)
 })
 
 test('a lease that lives longer than any work may take is fenced all the same', async () => {
