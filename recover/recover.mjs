@@ -27,6 +27,13 @@ class Stop extends Error {
 }
 const usage = message => new Stop(message, 2)
 const damaged = (key, what) => new Stop(`${key}: ${what}`, 4)
+const parseJson = (bytes, key) => {
+  try {
+    return JSON.parse(bytes.toString('utf8'))
+  } catch {
+    throw damaged(key, 'is not JSON')
+  }
+}
 const require_ = (condition, key, what) => {
   if (!condition) throw damaged(key, what)
 }
@@ -122,7 +129,7 @@ function unwrap(slot, slotName, wrappingKey, repository) {
 }
 
 function readSlot(store, name) {
-  const slot = JSON.parse(store.get(`keys/${name}`, 64 * 1024).toString('utf8'))
+  const slot = parseJson(store.get(`keys/${name}`, 64 * 1024), `keys/${name}`)
   require_(slot?.format === 1 && slot.slot === name, `keys/${name}`, 'is not a key slot of format 1')
   return slot
 }
@@ -181,7 +188,7 @@ function repositoryKey(store, config, repository, { keyFile, passphrase }) {
 function openRepository(store, credential) {
   if (!store.has('config')) throw usage(`${store.root} is not a Lifeboat repository: it has no 'config'`)
   const bytes = store.get('config', MiB)
-  const config = JSON.parse(bytes.toString('utf8'))
+  const config = parseJson(bytes, 'config')
   if (config.format > 1) throw usage(`format ${config.format} is newer than this program, which reads format 1`)
   require_(config.format === 1 && /^[0-9a-f]{32}$/.test(config.repository), 'config', 'is not of format 1')
   const repository = Buffer.from(config.repository, 'hex')

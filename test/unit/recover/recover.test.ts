@@ -11,7 +11,10 @@ import type { Credential } from '../../../src/crypto/keys.ts'
 import { forgetPoints } from '../../../src/maintenance/forget.ts'
 import { collectGarbage } from '../../../src/maintenance/gc.ts'
 import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
+import { markDamaged } from '../../../src/repository/mark-damaged.ts'
+import { verifyPoints } from '../../../src/repository/verify.ts'
 import {
+  bytesOf,
   fixtureSecret,
   flipBit,
   keysOf,
@@ -198,6 +201,51 @@ test('a flipped or missing pack is exit code 4, named, and leaves nothing behind
     }
   }
   assert.ok(harmed.length > 0 && harmed.length < points.length, `harmed ${harmed}`)
+})
+
+test('what a backup healed restores from the repair objects, for data and for nodes', async () => {
+  const fixture = await repositoryFixture()
+  const { store, repository, writePoint } = fixture
+  const { points, images } = await history(fixture, 4 * KiB)
+  const [first] = points
+  assert.ok(first && images[0])
+  for (const key of [...keysOf(store, 'packs/'), ...keysOf(store, 'meta/')]) flipBit(store, key, 40)
+  // Twice: what lies below a lost node shows when that is healed.
+  for (const vm of ['twin', 'again']) {
+    const { problems } = await verifyPoints(await fixture.open(), { points })
+    const marked = { whole: [], isAll: true, who: 'a@b', now: new Date(0) }
+    await markDamaged(repository, { result: { problems }, ...marked })
+    await writePoint({ vm, disks: [{ name: 'vda', size: images[0].length, writes: [[0, images[0]]] }] })
+  }
+  assert.ok(keysOf(store, 'packs/').some(key => key.includes('.')))
+  assert.ok(keysOf(store, 'meta/').some(key => key.includes('.')))
+  const run = await recover(fixture, [`web@${first.id}/vda`])
+  assert.equal(run.code, 0, run.stderr)
+  assert.ok(run.image && Buffer.from(run.image).equals(images[0]))
+})
+
+test('a flipped bit in any object that it reads is told, or the disk is right for all that', async () => {
+  const fixture = await repositoryFixture()
+  const { store, writePoint } = fixture
+  const image = noise('flips', 20 * 4 * KiB)
+  const point = await writePoint({ disks: [{ name: 'vda', size: image.length, writes: [[0, image]] }] })
+  let refused = 0
+  for (const prefix of ['config', 'keys/', 'points/', 'packs/', 'meta/'])
+    for (const key of keysOf(store, prefix)) {
+      const good = bytesOf(store, key)
+      for (const fraction of [0.1, 0.45, 0.8]) {
+        flipBit(store, key, Math.floor(good.length * fraction))
+        const run = await recover(fixture, [`web@${point.id}/vda`])
+        if (run.code === 0) assert.ok(run.image && Buffer.from(run.image).equals(image), `${key} at ${fraction}`)
+        else {
+          assert.ok([2, 4].includes(run.code), run.stderr)
+          assert.equal(run.image, undefined)
+          refused++
+        }
+        store.tamper(key, good)
+      }
+    }
+  assert.ok(refused >= 12, `${refused} were told`)
 })
 
 test('a wrong key, no key, a wrong passphrase, a missing point: exit code 2 with what to do', async () => {
