@@ -35,14 +35,21 @@ export function checkLockPolicy({ forMs, renewEveryMs }: LockPolicy): void {
     })
 }
 
-/** 2592000000 -> '30d'; a test's seconds stay readable. */
+/** 2592000000 -> '30d', 4800000 -> '80m': the largest unit that needs at most two decimals. */
 export function days(ms: number): string {
-  if (ms >= DAY_MS) return `${Number((ms / DAY_MS).toFixed(2))}d`
-  return ms >= HOUR_MS ? `${Number((ms / HOUR_MS).toFixed(2))}h` : `${Number((ms / 1000).toFixed(2))}s`
+  for (const [unit, unitMs] of UNITS) {
+    const count = Math.round((ms / unitMs) * 100) / 100
+    if (count >= 1 && count * unitMs === ms) return `${count}${unit}`
+  }
+  return `${ms / 1000}s`
 }
 
 const HOUR_MS = 3_600_000
-const DAY_MS = 24 * HOUR_MS
+const UNITS = [
+  ['d', 24 * HOUR_MS],
+  ['h', HOUR_MS],
+  ['m', 60_000],
+] as const
 
 /** With which lock an object is put, and to which one a renewal extends it. */
 export const lockUntil = ({ forMs, renewEveryMs }: LockPolicy, now: Date): Date =>

@@ -4,6 +4,8 @@ import type { PackId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { openFooter } from '../crypto/footer.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+import { authentic } from './authentic.ts'
 import { type EntrySums, footerAgrees, type PackSum } from './entry-sums.ts'
 import { packKey } from './object-keys.ts'
 import { footerRange, idPrefixBytes, parseRows, parseTrailer, trailerBytes } from './pack-codec.ts'
@@ -47,7 +49,9 @@ export class FooterCheck {
   async run(options: AbortOptions): Promise<void> {
     const check = async ([pack, sum]: [PackId, PackSum], signal: AbortSignal) => {
       try {
-        await this.#check(pack, sum, { signal })
+        const { store } = this.#context
+        const object = packKey(sum.kind, sum.domain, pack)
+        await authentic(store, object, from => this.#check(from, pack, sum, { signal }), { signal })
       } catch (error) {
         signal.throwIfAborted()
         this.#bad.set(pack, { sum, error, records: new Map() })
@@ -76,8 +80,8 @@ export class FooterCheck {
     return left
   }
 
-  async #check(pack: PackId, sum: PackSum, options: AbortOptions): Promise<void> {
-    const { store, keyring } = this.#context
+  async #check(store: ObjectStore, pack: PackId, sum: PackSum, options: AbortOptions): Promise<void> {
+    const { keyring } = this.#context
     const object = packKey(sum.kind, sum.domain, pack)
     const info = await store.head(object, options)
     // Its records were found in rewritten objects, or are reported as missing.
