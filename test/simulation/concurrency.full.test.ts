@@ -1,0 +1,88 @@
+/**
+ * As concurrency.test.ts, at length and on two threads: ten thousand walks; every rule removed, along its shortest story and by
+ * chance; and the rules of which no story is known.
+ *
+ * SEEDS=n makes n walks in all; FIRST=n begins with another seed.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { configurations } from './schedule/configuration.ts'
+import { type Job, type JobResult, runJobs, storyOf } from './schedule/job.ts'
+import { mutants } from './schedule/mutants.ts'
+
+const walks = Number(process.env.SEEDS ?? 10_000)
+const first = Number(process.env.FIRST ?? 1000)
+const THREADS = 2
+const WALKS_A_JOB = 20
+
+async function run(jobs: readonly Job[]): Promise<readonly JobResult[]> {
+  const results: JobResult[] = []
+  await runJobs(jobs, THREADS, result => results.push(result))
+  return results
+}
+
+const sum = (results: readonly JobResult[], of: (result: JobResult) => number): number =>
+  results.reduce((total, result) => total + of(result), 0)
+
+test('no schedule of ten thousand loses anything', async t => {
+  const jobs: Job[] = []
+  for (let left = walks, from = first; left > 0; from += WALKS_A_JOB)
+    for (const { name } of configurations) {
+      const count = Math.min(WALKS_A_JOB, left)
+      if (count > 0) jobs.push({ configuration: name, from, count })
+      left -= count
+    }
+  const results = await run(jobs)
+  const ends: Record<string, number> = {}
+  for (const result of results)
+    for (const [end, count] of Object.entries(result.ends)) ends[end] = (ends[end] ?? 0) + count
+  t.diagnostic(`${sum(results, r => r.walks)} walks from seed ${first} on, ${sum(results, r => r.steps)} steps`)
+  t.diagnostic(
+    Object.entries(ends)
+      .sort()
+      .map(([end, count]) => `${end} ${count}`)
+      .join(', '),
+  )
+  const found = results.flatMap(result => result.found)
+  if (found[0]) assert.fail(`${found.length} walks: ${found.map(({ seed }) => seed).join(' ')}\n${storyOf(found[0])}`)
+  for (const end of ['W not-committed', 'W lease-lost', 'W died', 'GC died', 'E point-forgotten'])
+    assert.ok((ends[end] ?? 0) > 0, `nobody ended with '${end}'`)
+})
+
+test('each rule, when it is removed, is missed along its story, and none while it is kept', async t => {
+  const stories = mutants.flatMap(({ name, story }) => (story ? [{ name, configuration: story.configuration }] : []))
+  const job = { from: first, count: 25 }
+  const jobs = stories.flatMap(({ name, configuration }) => [
+    { ...job, configuration, along: name, mutant: name },
+    { ...job, configuration, along: name },
+  ])
+  const results = await run(jobs)
+  for (const { name } of stories) {
+    const [kept, removed] = [undefined, name].map(
+      mutant => results.find(result => result.job.along === name && result.job.mutant === mutant)!,
+    )
+    t.diagnostic(`${name}: ${removed!.found.length} of ${removed!.walks} walks; ${removed!.found[0]?.violation}`)
+    assert.ok(removed!.found.length > 0, `nothing was lost without ${name}`)
+    if (kept!.found[0]) assert.fail(storyOf(kept!.found[0]))
+  }
+})
+
+test('chance alone finds most of them, and nothing where no story is known', async t => {
+  const results = await run(
+    mutants.map(({ name, story }) => ({
+      configuration: story?.configuration ?? 'c7',
+      from: first,
+      count: 300,
+      mutant: name,
+      isSearch: true,
+    })),
+  )
+  let byChance = 0
+  for (const { name, story } of mutants) {
+    const { found, walks: made } = results.find(result => result.job.mutant === name)!
+    t.diagnostic(found[0] ? `${name}: walk ${made}` : `${name}: not in ${made} walks`)
+    if (found[0]) byChance++
+    if (!story && found[0]) assert.fail(`a story of ${name} is known now: give it to it\n${storyOf(found[0])}`)
+  }
+  assert.ok(byChance >= 8, `only ${byChance} of ${mutants.length} rules were missed by chance`)
+})
