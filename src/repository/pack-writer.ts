@@ -62,7 +62,7 @@ export class PackWriter {
     this.#context = context
     this.#options = options
     // Room past the target for one batch, so that a pack does not end in many small ones.
-    const slack = Math.max(MiB, options.contentMax + recordOverhead)
+    const slack = Math.max(MiB / 2, options.contentMax + recordOverhead)
     this.#pool = new BufferPool(options.buffers, limits.packTargetBytes + slack)
   }
 
