@@ -73,8 +73,9 @@ export interface ObjectStore extends AsyncDisposable {
    */
   list(prefix: string, options?: { startAfter?: string } & AbortOptions): AsyncIterable<ObjectInfo>
   /**
-   * Removes keys with all their versions, in no order; an absent one is no error. After an error some may be gone. What
-   * Object Lock protects is 'store-locked', after all others were removed.
+   * Removes keys with all their versions, in no order; an absent one is no error. After an error some may be gone; its
+   * `details.left`, where a store gives it, are those that may not be. What Object Lock protects is 'store-locked', after
+   * all others were removed, with its keys in `details.keys`.
    */
   delete(keys: readonly string[], options?: AbortOptions): Promise<void>
   /** The store's clock, for progress and display only. */

@@ -74,6 +74,24 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
     })
   }
 
+  /** Goes on with the keys that a failure names as left; every other one is progress, which renews the patience. */
+  async function remove(keys: readonly string[], options: AbortOptions = {}): Promise<void> {
+    let wanted = keys
+    let pause = patience(options)
+    for (;;) {
+      try {
+        return await inner.delete(wanted, options)
+      } catch (error) {
+        const left = leftOf(error)
+        if (left && left.length < wanted.length) {
+          wanted = left
+          pause = patience(options)
+        }
+        await pause(error)
+      }
+    }
+  }
+
   /** Goes on behind the last key that was handed out; every key is progress, which renews the patience. */
   async function* list(
     prefix: string,
@@ -146,12 +164,15 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
     head: (key, options = {}) => repeat(options, () => inner.head(key, options)),
     put,
     list,
-    delete: (keys, options = {}) => repeat(options, () => inner.delete(keys, options)),
+    delete: remove,
     now: (options = {}) => repeat(options, () => inner.now(options)),
     probe: (prefix, options = {}) => repeat(options, () => inner.probe(prefix, options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }
+
+const leftOf = (error: unknown): readonly string[] | undefined =>
+  error instanceof LifeboatError && Array.isArray(error.details.left) ? error.details.left : undefined
 
 /** Between half and all of `ms`, so that hosts which failed together do not come back together. */
 function jittered(ms: number, random: Random): number {

@@ -160,25 +160,39 @@ export function s3Versions(options: S3VersionsOptions): S3Versions {
   return {
     store,
     async removeAll(keys, options) {
-      const older: DeleteTarget[] = []
-      const latest: DeleteTarget[] = []
-      await forEachLimited(
-        new Set(keys),
-        ASKED_AT_ONCE,
-        async (key, signal) => {
-          for await (const { versionId, isLatest } of versionsOf(key, { signal }))
-            (isLatest ? latest : older).push({ Key: base + key, VersionId: versionId })
-        },
-        options,
-      )
+      const { older, latest, left, failure } = await listAll(keys, options)
       const { signal } = options
       const refused = await attempt({ verb: 'delete', key: keys[0] ?? '', signal }, async () => [
         // The latest go last, so that no older one is seen again in between.
         ...(await deleter.delete(older, options)),
         ...(await deleter.delete(latest, options)),
       ])
-      await throwRefused(refused, options)
+      const stuck = refused.map(({ Key }) => Key.slice(base.length))
+      if (failure) throw withLeft(failure, [...left, ...stuck])
+      await throwRefused(refused, options).catch(error => {
+        throw isLifeboatError(error, 'store-locked') ? error : withLeft(error, stuck)
+      })
     },
+  }
+
+  /** Stops at the first failure, and gives what it has: among a thousand requests one fails, and the others shall count. */
+  async function listAll(keys: readonly string[], options: AbortOptions) {
+    const found = { older: [] as DeleteTarget[], latest: [] as DeleteTarget[], left: [] as string[] }
+    let failure: unknown
+    const listOne = async (key: string, signal: AbortSignal): Promise<void> => {
+      if (failure !== undefined) return void found.left.push(key)
+      try {
+        const all = await Array.fromAsync(versionsOf(key, { signal }))
+        for (const { versionId, isLatest } of all)
+          (isLatest ? found.latest : found.older).push({ Key: base + key, VersionId: versionId })
+      } catch (error) {
+        signal.throwIfAborted()
+        failure = error
+        found.left.push(key)
+      }
+    }
+    await forEachLimited(new Set(keys), ASKED_AT_ONCE, listOne, options)
+    return { ...found, failure }
   }
 
   async function throwRefused(refused: readonly DeleteTarget[], options: AbortOptions): Promise<void> {
@@ -197,6 +211,16 @@ export function s3Versions(options: S3VersionsOptions): S3Versions {
     throw locked([...keys].sort())
   }
 }
+
+/** Tells `retrying` that the other keys are gone. */
+const withLeft = (error: unknown, left: readonly string[]): unknown =>
+  error instanceof LifeboatError
+    ? new LifeboatError(error.code, error.message, {
+        retry: error.retry,
+        details: { ...error.details, left: [...new Set(left)] },
+        cause: error.cause,
+      })
+    : error
 
 /** Undefined where nothing was ever set. Ceph and Amazon name that differently. */
 function unlessUnset(error: unknown): undefined {

@@ -12,12 +12,18 @@ import type { VersionedStore } from './versioned-store.ts'
 export function slowing(inner: ObjectStore, { clock = systemClock }: { readonly clock?: Clock } = {}): ObjectStore {
   const rate = adaptiveRate(clock)
 
+  function ended(takenMs: number, error?: unknown): void {
+    rate.ended(takenMs, isLifeboatError(error, 'store-throttled') ? 'refused' : 'accepted')
+  }
+
   async function paced<T>(options: AbortOptions | undefined, work: () => Promise<T>): Promise<T> {
     const takenMs = await rate.take(options)
     try {
-      return await work()
+      const result = await work()
+      ended(takenMs)
+      return result
     } catch (error) {
-      if (isLifeboatError(error, 'store-throttled')) rate.refused(takenMs)
+      ended(takenMs, error)
       throw error
     }
   }
@@ -27,8 +33,9 @@ export function slowing(inner: ObjectStore, { clock = systemClock }: { readonly 
     const takenMs = await rate.take(options)
     try {
       yield* entries
+      ended(takenMs)
     } catch (error) {
-      if (isLifeboatError(error, 'store-throttled')) rate.refused(takenMs)
+      ended(takenMs, error)
       throw error
     }
   }

@@ -131,6 +131,35 @@ suite('versions of a bucket', () => {
     })
   })
 
+  test('of many keys some requests always fail, and yet they are all removed in the end', () =>
+    withStore(
+      {
+        buckets: { test: { versioning: true } },
+        seeded: {
+          random: seededRandom('many'),
+          probability: 0.05,
+          faults: [{ kind: 'error', status: 500, code: 'InternalError' }],
+          operations: ['ListObjectVersions'],
+        },
+      },
+      async (bare, fake) => {
+        // Sixty listings at one in twenty: all of them succeed in one of twenty attempts, but each attempt gets further.
+        const keys = Array.from({ length: 60 }, (_, index) => `k/${index}`)
+        for (const key of keys) await bare.put(key, [bytes])
+        const clock = manualClock()
+        const removing = retrying(bare, { clock, random: seededRandom('many'), retryForMs: 150 }).delete(keys)
+        let settled = false
+        const settle = () => {
+          settled = true
+        }
+        removing.then(settle, settle)
+        while (!settled) await clock.advance(10)
+        await removing
+        assert.ok(fake.faults.fired.length >= 2, `${fake.faults.fired.length} faults`)
+        assert.deepEqual([...fake.buckets.get('test')!.versions.keys()], [])
+      },
+    ))
+
   test('seeded faults of every kind change nothing that versions and locks tell', async t => {
     const seed = process.env.LIFEBOAT_TEST_SEED ?? 'versions-1'
     t.diagnostic(`seed ${seed}`)

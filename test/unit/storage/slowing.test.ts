@@ -3,7 +3,7 @@ import { suite, test } from 'node:test'
 import { LifeboatError } from '../../../src/core/errors.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { forEachLimited } from '../../../src/core/scope.ts'
-import { adaptiveRate } from '../../../src/storage/adaptive-rate.ts'
+import { type AdaptiveRate, adaptiveRate } from '../../../src/storage/adaptive-rate.ts'
 import { memoryStore } from '../../../src/storage/memory.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
 import { retrying } from '../../../src/storage/retrying.ts'
@@ -81,44 +81,48 @@ suite('slowing', () => {
     assert.equal(rate.perSecond(), undefined)
   })
 
-  test('a refusal halves the rate once, later ones of the same burst do nothing, and it recovers in time', async () => {
+  /** So many requests at once, of which every so-manieth is refused 100 ms later. */
+  async function burst(rate: AdaptiveRate, clock: ManualClock, count: number, refusedOneIn: number): Promise<void> {
+    const taking = Promise.all(Array.from({ length: count }, () => rate.take()))
+    while (!(await Promise.race([taking.then(() => true), clock.advance(100).then(() => false)])));
+    for (const [index, takenMs] of (await taking).entries())
+      rate.ended(takenMs, index % refusedOneIn === 0 ? 'refused' : 'accepted')
+  }
+
+  test('a burst of refusals halves the rate once, and it recovers in time', async () => {
     const clock = manualClock()
     const rate = adaptiveRate(clock)
     await clock.advance(5_000)
-    const taken = await Promise.all(Array.from({ length: 40 }, () => rate.take()))
-    await clock.advance(100)
-    for (const takenMs of taken) rate.refused(takenMs)
+    await burst(rate, clock, 40, 1)
     assert.equal(rate.perSecond(), 20)
-    await clock.advance(10_000)
+    await clock.advance(5_000)
     assert.equal(rate.perSecond(), 40)
-    await clock.advance(59_000)
-    assert.ok(rate.perSecond()! > 150)
+    await clock.advance(9_000)
+    assert.ok(rate.perSecond()! > 120)
     await clock.advance(2_000)
     assert.equal(rate.perSecond(), undefined, 'in the end it is forgotten')
+  })
+
+  test('a refusal here and there slows nothing down', async () => {
+    const clock = manualClock()
+    const rate = adaptiveRate(clock)
+    for (let round = 0; round < 20; round++) await burst(rate, clock, 40, 10)
+    assert.equal(rate.perSecond(), undefined)
   })
 
   test('it never stops altogether', async () => {
     const clock = manualClock()
     const rate = adaptiveRate(clock)
-    for (let round = 0; round < 10; round++) {
-      const taking = rate.take()
-      await clock.advance(2_000)
-      const takenMs = await taking
-      await clock.advance(10)
-      rate.refused(takenMs)
-    }
-    assert.equal(rate.perSecond(), 1)
+    for (let round = 0; round < 10; round++) await burst(rate, clock, 21, 1)
+    assert.ok(rate.perSecond()! >= 1)
   })
 
   test('who is aborted while waiting goes at once', async () => {
     const clock = manualClock()
     const rate = adaptiveRate(clock)
-    const takenMs = await rate.take()
-    await clock.advance(10)
-    rate.refused(takenMs)
-    await rate.take()
+    await burst(rate, clock, 21, 1)
     const stop = new AbortController()
-    const waiting = rate.take({ signal: stop.signal })
+    const waiting = Promise.all(Array.from({ length: 21 }, () => rate.take({ signal: stop.signal })))
     stop.abort(new Error('stopped'))
     await assert.rejects(waiting, /stopped/)
   })
