@@ -118,12 +118,21 @@ const objectHeaders = ({ etag, modifiedAt }: FakeObject): Record<string, string>
   'content-type': 'application/octet-stream',
 })
 
-export function listObjects(name: string, bucket: FakeBucket, query: URLSearchParams, pageKeys: number): Answer {
+export function listObjects(
+  name: string,
+  bucket: FakeBucket,
+  query: URLSearchParams,
+  { pageKeys, hidesNewest }: { readonly pageKeys: number; readonly hidesNewest: boolean },
+): Answer {
   const prefix = query.get('prefix') ?? ''
   const token = query.get('continuation-token')
   const after = token === null ? (query.get('start-after') ?? '') : Buffer.from(token, 'base64').toString()
-  const wanted = [...bucket.objects.keys()]
-    .filter(key => key.startsWith(prefix) && (after === '' || Buffer.compare(Buffer.from(key), Buffer.from(after)) > 0))
+  const below = [...bucket.objects].filter(([key]) => key.startsWith(prefix))
+  const newest = below.reduce((at, [, { modifiedAt }]) => Math.max(at, modifiedAt.getTime()), 0)
+  const shown = hidesNewest ? below.filter(([, { modifiedAt }]) => modifiedAt.getTime() < newest) : below
+  const wanted = shown
+    .map(([key]) => key)
+    .filter(key => after === '' || Buffer.compare(Buffer.from(key), Buffer.from(after)) > 0)
     .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
   const page = wanted.slice(0, Math.min(pageKeys, Number(query.get('max-keys') ?? 1000)))
   const isTruncated = page.length < wanted.length

@@ -28,6 +28,8 @@ export type S3Fault =
   | { readonly kind: 'reset' }
   | { readonly kind: 'done-but-reset' }
   | { readonly kind: 'hang' }
+  /** It is done, and nobody is told: the client repeats it later. */
+  | { readonly kind: 'done-but-hang' }
   /** Announces the whole length, sends half, and resets, or falls silent. */
   | { readonly kind: 'half-body'; readonly ending: 'reset' | 'silence' }
   /** Announces and sends half, so that HTTP itself is content. */
@@ -38,6 +40,8 @@ export type S3Fault =
   | { readonly kind: 'whole-object' }
   /** A listing without its last entries, or an answer to a delete without some keys. */
   | { readonly kind: 'drop-entries' }
+  /** A listing, whole by its own figures, that does not have the newest object yet. */
+  | { readonly kind: 'hide-newest' }
   | { readonly kind: 'delay'; readonly ms: number }
 
 export interface S3FaultRule {
@@ -61,6 +65,10 @@ export interface SeededS3Faults {
   readonly random: Random
   readonly probability: number
   readonly faults: readonly S3Fault[]
+  /** Any operation where absent. */
+  readonly operations?: readonly S3Operation[]
+  /** Faults are drawn while this is true; always where absent. */
+  readonly isOn?: () => boolean
 }
 
 export function s3FaultPlan(rules: readonly S3FaultRule[], seeded?: SeededS3Faults): S3FaultPlan {
@@ -80,8 +88,8 @@ export function s3FaultPlan(rules: readonly S3FaultRule[], seeded?: SeededS3Faul
     return fault
   }
 
-  function drawSeeded(): S3Fault | undefined {
-    if (!seeded) return undefined
+  function drawSeeded(operation: S3Operation): S3Fault | undefined {
+    if (!seeded || seeded.isOn?.() === false || seeded.operations?.includes(operation) === false) return undefined
     const [low = 0, high = 0, which = 0] = seeded.random(3)
     return high * 256 + low < seeded.probability * 65_536 ? seeded.faults[which % seeded.faults.length] : undefined
   }
@@ -90,7 +98,7 @@ export function s3FaultPlan(rules: readonly S3FaultRule[], seeded?: SeededS3Faul
     fired,
     add: rule => counted.push({ rule, seen: 0 }),
     draw(operation, key) {
-      const fault = due(operation, key) ?? drawSeeded()
+      const fault = due(operation, key) ?? drawSeeded(operation)
       if (fault) fired.push({ operation, key, fault })
       return fault
     },

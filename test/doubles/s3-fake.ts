@@ -100,6 +100,7 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
     if (fault?.kind === 'reset') return void response.socket?.resetAndDestroy()
     if (fault?.kind === 'delay') await new Promise(resolve => setTimeout(resolve, fault.ms))
     const answer = answerTo()
+    if (fault?.kind === 'done-but-hang') return
     if (fault?.kind === 'done-but-reset') return void response.socket?.resetAndDestroy()
     if (fault?.kind === 'done-but-error') return send(request, response, errorAnswer(fault.status, fault.code, key))
     send(request, response, answer, fault)
@@ -124,7 +125,7 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
         case 'DeleteObjects':
           return deleteObjects(bucket, body.toString(), quirks)
         case 'ListObjectsV2':
-          return listObjects(bucketName, bucket, query, quirks.pageKeys)
+          return listObjects(bucketName, bucket, query, { ...quirks, hidesNewest: fault?.kind === 'hide-newest' })
         case 'ListObjectVersions':
           return listVersions(bucket, query, quirks)
         case 'GetObjectRetention':
