@@ -14,6 +14,7 @@ import { defaultPrices, type PriceList } from '../storage/prices.ts'
 import { type ConfigFile, readConfigFile } from './config-file.ts'
 import { credentialOf, type KeySettings, type KeySource, keySettings, keySource } from './credentials.ts'
 import { Output } from './output.ts'
+import { warnOfReadPast } from './read-past.ts'
 import { knownIdentity, rememberIdentity } from './repository-identity.ts'
 import { SeenPoints } from './seen-points.ts'
 import { parseBytes, parseDurationMs } from './units.ts'
@@ -163,6 +164,7 @@ export class Invocation {
     const { loadPipeline } = await import('../native/native.ts')
     const { clock, random } = this.surroundings
     const { store, meter, bytesKept } = dryRun ? await this.#openDryStore() : await this.openStore()
+    const readPast = warnOfReadPast(this.output)
     try {
       const repository = await openRepository({
         store,
@@ -187,11 +189,13 @@ export class Invocation {
         meter,
         bytesKept: bytesKept ?? (() => 0),
         async [Symbol.asyncDispose]() {
+          readPast[Symbol.dispose]()
           await repository[Symbol.asyncDispose]()
           await store[Symbol.asyncDispose]()
         },
       }
     } catch (error) {
+      readPast[Symbol.dispose]()
       await store[Symbol.asyncDispose]()
       throw error
     }

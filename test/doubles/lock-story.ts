@@ -58,7 +58,7 @@ export async function lockStory({ place, bucket, plainBucket }: LockStory): Prom
   const during = await t.json('points')
   assert.equal(during.code, 4, during.stderr)
   assert.deepEqual(ids(during.json), before.points.map(({ id }) => id).sort())
-  await restores(t, content)
+  assert.match(await restores(t, content), /somebody has deleted or overwritten/)
   const verified = await t.json('verify --all')
   assert.equal(verified.code, 4)
   const kinds = (verified.json as { problems: { kind: string }[] }).problems.map(({ kind }) => kind)
@@ -75,7 +75,7 @@ export async function lockStory({ place, bucket, plainBucket }: LockStory): Prom
   await good(t, ['hold', 'add', 'vm@latest', '--reason', 'audit'])
   await good(t, 'hold remove vm@latest')
   await good(t, 'gc --grace 0s')
-  await restores(t, content)
+  assert.doesNotMatch(await restores(t, content), /somebody/)
   return seen
 }
 
@@ -91,9 +91,12 @@ async function good<T>(t: CommandLine, words: string | readonly string[]): Promi
   return answer.json as T
 }
 
-async function restores(t: CommandLine, content: Uint8Array): Promise<void> {
-  await good(t, `restore vm@latest/vda --output ${t.at('out.raw')} --force`)
+/** What it said besides. */
+async function restores(t: CommandLine, content: Uint8Array): Promise<string> {
+  const answer = await t.json(`restore vm@latest/vda --output ${t.at('out.raw')} --force`)
+  assert.equal(answer.code, 0, answer.stderr)
   assert.ok((await readFile(t.at('out.raw'))).equals(content), 'restored bit by bit')
+  return answer.stderr
 }
 
 /** Tries to delete every version of everything; then hides every second object under a marker and puts noise over the others. */
