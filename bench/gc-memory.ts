@@ -73,8 +73,9 @@ async function mark(tib: number) {
 
 /** As a LIST of packs/ enters them: those of the first point. */
 function listPacks(table: PackTable, vm: number): void {
+  const modifiedAt = new Date('2026-01-01T00:00:00Z')
   for (let pack = 0; pack < TREE.chunks / CHUNKS_PER_PACK; pack++)
-    table.addObject('data', DOMAIN, packAt('data', vm, 0, pack), undefined, 16 * MiB)
+    table.addObject('data', DOMAIN, packAt('data', vm, 0, pack), undefined, { size: 16 * MiB, modifiedAt })
 }
 
 function manifest(vm: number, point: number): Manifest {

@@ -57,8 +57,8 @@ export const limits = {
   shadowedObjectsKept: 65_536,
   /** Ledgers of renewals that are kept; the newest counts. */
   ledgersKept: 8,
-  /** Keys that a ledger names: about 48 MiB. */
-  ledgerKeysMax: 500_000,
+  /** Keys that a ledger names, for people; every writer reads the newest ledger, so it stays below a megabyte. */
+  ledgerKeysMax: 10_000,
 
   scryptLogNMax: 20,
   scryptLogNDefault: 17,
@@ -93,6 +93,9 @@ export const limits = {
   keepCountMax: 100_000,
   /** A reason is read in tables and messages. */
   holdReasonMax: 1000,
+
+  /** Of all stored bytes: what a collection leaves of garbage because rewriting it would cost more than keeping it. */
+  garbageShare: 0.1,
 
   /** Of 64 ids one is a hook in the index. */
   indexSampleMask: 63,

@@ -92,7 +92,7 @@ export async function planGc(context: MaintenanceContext, options: GcOptions = {
     .map(key => ({ key, bytes: 0 }))
   if (condemned.length > 0) hints.push(...(await deadIndexes(context, table, { signal })))
   const fitting = hints.filter(({ key }) => takeRoom([key]))
-  const compact = await planCompaction(context, { table, damaged, locks, kept, room }, { signal })
+  const compact = await planCompaction(context, { table, damaged, locks, kept, room, storeNow }, { signal })
   return {
     forget,
     condemned,
@@ -126,7 +126,7 @@ async function markAll(context: MaintenanceContext, forget: ForgottenPoints, { s
     )
     const points = await listPointObjects(context, { signal })
     const fences = await listFences(context, { signal })
-    const mark = new Mark(table, storedNodes(context.records))
+    const mark = new Mark(table, storedNodes(context))
     const keys = points.map(({ key }) => key).filter(key => !removed.has(key))
     const { outcome, voids } = await markRoots(context, mark, keys, {
       fences,
@@ -148,12 +148,12 @@ async function listPacks(
 ): Promise<number> {
   let bytes = 0
   for (const prefix of ['packs/', 'meta/'])
-    for await (const { key, size } of store.list(prefix, options)) {
-      const place = parsePackKey(key)
+    for await (const info of store.list(prefix, options)) {
+      const place = parsePackKey(info.key)
       // A stranger's object is nobody's garbage.
       if (!place) continue
-      table.addObject(place.kind, place.domain, place.pack, place.run, size)
-      bytes += size
+      table.addObject(place.kind, place.domain, place.pack, place.run, info)
+      bytes += info.size
       if (table.objects % LISTED_PER_REPORT === 0) report(table.objects)
     }
   return bytes

@@ -1,15 +1,17 @@
 /**
  * All packs of a repository in memory: which objects each has, and which of its slots are live. 100 TiB are 6.5 million packs
- * with 1.7 billion slots; here they take about 90 bytes each (42 in columns, 10 to 20 in the index, the rest its bits), where a
+ * with 1.7 billion slots; here they take about 92 bytes each (44 in columns, 10 to 20 in the index, the rest its bits), where a
  * Map of strings and arrays would take ten times that.
  */
 import { type DomainId, hex, type PackId, packId } from '../core/ids.ts'
 import { packKey } from '../repository/object-keys.ts'
 import type { PackKind } from '../repository/pack-codec.ts'
+import type { ObjectInfo } from '../storage/object-store.ts'
 import { BitmapSlabs } from './bitmap-slabs.ts'
 
 /** Columns grow by pages, so that nothing is copied and no piece of memory is large. */
 const PAGE_ROWS = 16_384
+const DAY_MS = 24 * 3_600_000
 /** More than this and a probe becomes a walk. */
 const LOAD_MAX = 0.6
 const INDEX_MIN = 1024
@@ -24,9 +26,14 @@ interface Page {
   readonly storedBytes: Float64Array
   /** Which of `#homes`; 0 where no object was listed. */
   readonly home: Uint16Array
+  /** When its youngest object was stored, in days since 1970; 0 where none was listed. */
+  readonly storedDay: Uint16Array
   /** 1 where the pack as first written was listed. */
   readonly original: Uint8Array
 }
+
+/** Of a listing. */
+type StoredObjectInfo = Pick<ObjectInfo, 'size' | 'modifiedAt'>
 
 interface Home {
   readonly kind: PackKind
@@ -57,7 +64,7 @@ export class PackTable {
   }
 
   get memoryBytes(): number {
-    return this.#pages.length * PAGE_ROWS * 42 + this.#index.byteLength + this.#bitmaps.memoryBytes
+    return this.#pages.length * PAGE_ROWS * 44 + this.#index.byteLength + this.#bitmaps.memoryBytes
   }
 
   /** The row of a pack, made if it is new. */
@@ -87,12 +94,19 @@ export class PackTable {
   }
 
   /** An object of the pack was listed. */
-  addObject(kind: PackKind, domain: DomainId, pack: PackId, run: string | undefined, size: number): void {
+  addObject(
+    kind: PackKind,
+    domain: DomainId,
+    pack: PackId,
+    run: string | undefined,
+    { size, modifiedAt }: StoredObjectInfo,
+  ): void {
     const row = this.row(pack)
     const page = this.#page(row)
     const at = row % PAGE_ROWS
     page.home[at] = this.#homeOf(kind, domain)
     page.storedBytes[at]! += size
+    page.storedDay[at] = Math.max(page.storedDay[at]!, Math.floor(modifiedAt.getTime() / DAY_MS))
     this.#objects++
     if (run === undefined) page.original[at] = 1
     else this.#runs.set(row, [...(this.#runs.get(row) ?? []), run])
@@ -129,6 +143,11 @@ export class PackTable {
   /** Sizes of all objects of the pack. */
   storedBytes(row: number): number {
     return this.#page(row).storedBytes[row % PAGE_ROWS]!
+  }
+
+  /** Days since 1970 by the store's clock. */
+  storedDay(row: number): number {
+    return this.#page(row).storedDay[row % PAGE_ROWS]!
   }
 
   objectCount(row: number): number {
@@ -197,6 +216,7 @@ export class PackTable {
 }
 
 const newPage = (): Page => ({
+  storedDay: new Uint16Array(PAGE_ROWS),
   ids: new Uint32Array(PAGE_ROWS * 4),
   place: new Uint32Array(PAGE_ROWS),
   size: new Uint8Array(PAGE_ROWS),

@@ -7,6 +7,7 @@ import { PackTable } from '../../../src/maintenance/pack-table.ts'
 import { packKey } from '../../../src/repository/object-keys.ts'
 
 const DOMAIN = domainId('00000000000000aa')
+const info = (size: number) => ({ size, modifiedAt: new Date(86_400_000 * size) })
 
 test('what was added is there and nothing else, over many packs and all sizes of bitmaps', () => {
   const seed = process.env.SEED ?? 'table'
@@ -47,12 +48,13 @@ test('what was added is there and nothing else, over many packs and all sizes of
 test('objects of a pack are found together, whatever their order', () => {
   const table = new PackTable()
   const pack = packId('0011'.repeat(8))
-  table.addObject('meta', DOMAIN, pack, 'b'.repeat(16), 10)
-  table.addObject('meta', DOMAIN, pack, undefined, 100)
-  table.addObject('meta', DOMAIN, pack, 'a'.repeat(16), 1)
+  table.addObject('meta', DOMAIN, pack, 'b'.repeat(16), info(10))
+  table.addObject('meta', DOMAIN, pack, undefined, info(100))
+  table.addObject('meta', DOMAIN, pack, 'a'.repeat(16), info(1))
   const row = table.find(pack)
   assert.equal(table.objectCount(row), 3)
   assert.equal(table.storedBytes(row), 111)
+  assert.equal(table.storedDay(row), 100, 'the youngest counts')
   assert.deepEqual(table.objectKeys(row), [
     packKey('meta', DOMAIN, pack),
     packKey('meta', DOMAIN, pack, 'b'.repeat(16)),
