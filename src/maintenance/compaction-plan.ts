@@ -46,7 +46,7 @@ function compactedBytes(liveCount: number, liveBytes: number): number {
  * Which packs to rewrite: those that give back most for what is copied, until what nobody needs is a tenth of what stays. A
  * pack that has been there for long will lose little more by itself, one of yesterday will lose most: so an old pack's dead
  * bytes count for more. In a model of half a year of daily backups with 1 % changed this holds 10 % of garbage for 21 % of all
- * data rewritten, where taking every pack that is half dead holds 14 % and more (docs/decisions/0016-compaction.md).
+ * data rewritten, where taking every pack that is half dead holds 14 % and more (docs/decisions/0015-compaction.md).
  */
 function worthRewriting(table: PackTable, storeNow: Date): number[] {
   const today = Math.floor(storeNow.getTime() / DAY_MS)
