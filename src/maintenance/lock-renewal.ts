@@ -121,7 +121,13 @@ async function renew(
     { signal },
   )
   const until = assuredBy(lock, began)
-  if (!dryRun) await putLedger(context, run, { until, began, extended: extended.sort(), requests }, { signal })
+  if (!dryRun)
+    await putLedger(
+      context,
+      run,
+      { until, began, extended: extended.sort(), count: extendedCount, requests },
+      { signal },
+    )
   return {
     run,
     points: manifests.length,
@@ -206,10 +212,14 @@ async function basesOfLeases({ control }: MaintenanceContext, options: AbortOpti
 async function putLedger(
   { control, who }: MaintenanceContext,
   run: string,
-  { until, began, extended, requests }: { until: Date; began: Date; extended: readonly string[]; requests: number },
+  {
+    until,
+    began,
+    ...figures
+  }: { until: Date; began: Date; extended: readonly string[]; count: number; requests: number },
   options: AbortOptions,
 ): Promise<void> {
-  const document = { until: until.toISOString(), extended, requests, who, when: began.toISOString() }
+  const document = { until: until.toISOString(), ...figures, who, when: began.toISOString() }
   await control.put('lock-ledger', lockLedgerKey(run), document, options)
   await removeOldLedgers(control, options)
 }

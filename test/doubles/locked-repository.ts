@@ -5,7 +5,7 @@ import type { LockPolicy } from '../../src/repository/lock-policy.ts'
 import type { OpenedRepository } from '../../src/repository/open.ts'
 import { type MemoryStore, memoryStore } from '../../src/storage/memory.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
-import type { ObjectVersion, VersionedStore } from '../../src/storage/versioned-store.ts'
+import type { VersionedStore } from '../../src/storage/versioned-store.ts'
 import { type ManualClock, manualClock } from './manual-clock.ts'
 import { openMemoryRepository } from './memory-repository.ts'
 
@@ -36,12 +36,4 @@ export async function lockedRepository(lock = monthLock, seed = 'locked'): Promi
     lock,
     open: (through = store) => openMemoryRepository(through, { seed: `${seed}/${opened++}`, clock }),
   }
-}
-
-/** Of all keys, those without any version left are not in it. */
-export async function versionsOf(
-  { store: { versioned } }: Pick<LockedRepository, 'store'>,
-  prefix = '',
-): Promise<ObjectVersion[]> {
-  return await Array.fromAsync(versioned.versions(prefix))
 }

@@ -12,7 +12,16 @@ import type { OpenedRepository } from '../../../src/repository/open.ts'
 import { faulty, type MutationEvent } from '../../../src/storage/faulty.ts'
 import { DAY_MS, type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
-import { backup, keysOf, openMemoryRepository, pointNumber, summaryOf } from '../../doubles/memory-repository.ts'
+import {
+  backup,
+  beginBackup,
+  commitBackup,
+  keysOf,
+  openMemoryRepository,
+  pointNumber,
+  summaryOf,
+  writeDisk,
+} from '../../doubles/memory-repository.ts'
 
 const image = seededRandom('image')(200_000)
 const disks = [{ name: 'vda', image }]
@@ -149,6 +158,23 @@ test('a backup relies on nothing that is locked too short: it extends what it re
   assert.ok(manifest.disks[0]!.bytesNew < 800_000, `${manifest.disks[0]?.bytesNew} bytes were stored again`)
   const until = clock.now().getTime() + lock.forMs + lock.renewEveryMs
   assert.equal((await store.versioned.lockOf(pack)).retainUntil?.getTime(), until)
+})
+
+test('what a long backup stored at its beginning has its full time when it is committed', async () => {
+  const hour = 3_600_000
+  const locked = await lockedRepository({ mode: 'governance', forMs: 8 * hour, renewEveryMs: 2 * hour })
+  const repository = await locked.open()
+  const made = new Set(keysOf(locked.store, ''))
+  await using writer = await beginBackup(repository, { number: 1, disks })
+  for (const disk of disks) await writeDisk(repository, writer, disk)
+  for (let minutes = 0; minutes < 180; minutes += 5) await locked.clock.advance(5 * 60_000)
+  await commitBackup(writer)
+  const stored = keysOf(locked.store, '').filter(key => !made.has(key) && /^(points|packs|meta)/.test(key))
+  assert.ok(stored.length >= 3)
+  for (const key of stored) {
+    const { retainUntil } = await locked.store.versioned.lockOf(key)
+    assert.ok(retainUntil!.getTime() >= locked.clock.now().getTime() + locked.lock.forMs, key)
+  }
 })
 
 test('a base counts while renewals run; when one is overdue, nothing is built upon it', async () => {
