@@ -166,7 +166,7 @@ class GcRun {
   }
 
   async markAgain(): Promise<void> {
-    const { clock, records } = this.#context
+    const { clock } = this.#context
     const { graceMs = limits.gcGraceMs } = this.#options
     for (;;) {
       const beganMs = clock.monotonicMs()
@@ -174,7 +174,7 @@ class GcRun {
       const pins = await this.#plan.pins.list(this.#signal)
       this.#forget = withoutPinned(this.#forget, countingPins(pins, this.#plan.storeNow, this.#options), this.#kept)
       const outcome = await this.#markTwice() // 8
-      if (outcome === 'torn') this.#mark = new Mark(new PackTable(), storedNodes(records))
+      if (outcome === 'torn') this.#mark = new Mark(new PackTable(), storedNodes(this.#context))
       const isQuick = clock.monotonicMs() - beganMs <= Math.max(graceMs / 2, REMARK_PATIENCE_MIN_MS)
       if (outcome === 'done' && isQuick) return
     }

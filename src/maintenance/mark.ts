@@ -6,25 +6,56 @@
  * is thrown. That is what makes it safe to pass over a node that has its bit.
  */
 import { isIntegrityError, isLifeboatError, LifeboatError } from '../core/errors.ts'
-import type { DomainId, LeaseId, PointId } from '../core/ids.ts'
+import type { DomainId, LeaseId, PackId, PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { parseNode, type TreeNode } from '../repository/node-codec.ts'
-import type { RecordReader, RecordReceiver } from '../repository/record-reader.ts'
+import { metaPrefix, parsePackKey } from '../repository/object-keys.ts'
+import type { RecordReceiver } from '../repository/record-reader.ts'
 import type { ChunkRef, Manifest, ManifestDisk } from '../repository/repository.ts'
 import { type TreeGeometry, treeGeometry, widthAt } from '../repository/tree-geometry.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
+import type { MaintenanceContext } from './maintenance.ts'
 import type { PackTable } from './pack-table.ts'
 
 /** How the mark reads tree nodes; a benchmark makes them up. */
 export interface NodeSource {
-  /** The encoded nodes of these refs, each delivered or failed once, in any order. */
+  /** The encoded nodes of these refs, in any order: each failed once, or delivered in every version that there is of it. */
   read(domain: DomainId, refs: readonly ChunkRef[], receiver: RecordReceiver, options: AbortOptions): Promise<void>
 }
 
-export const storedNodes = (records: RecordReader): NodeSource => ({
-  read: (domain, refs, receiver, options) =>
-    records.read({ kind: 'meta', domain, chunkSize: limits.chunkSizeMin, checkIds: 'all' }, refs, receiver, options),
-})
+/**
+ * Nodes as they are stored, in all their versions: a repaired pack's copies of a node may point elsewhere than the node itself, and a
+ * reader may come upon either. Which packs have copies is asked once: what a writer repairs later points to what this run
+ * does not remove, because its lease is waited for or has seen the run's record (docs/concurrency.md, section 9).
+ */
+export function storedNodes({ records, store }: Pick<MaintenanceContext, 'records' | 'store'>): NodeSource {
+  const rewritten = new Map<DomainId, Promise<ReadonlySet<PackId>>>()
+  return {
+    async read(domain, refs, receiver, options) {
+      const request = { kind: 'meta', domain, chunkSize: limits.chunkSizeMin, checkIds: 'all' } as const
+      await records.read(request, refs, receiver, options)
+      const packs = rewritten.get(domain) ?? rewrittenPacks(store, domain, options)
+      rewritten.set(domain, packs)
+      const known = await packs
+      const twofold = known.size === 0 ? [] : refs.filter(({ pack }) => known.has(pack))
+      await records.readVersions(request, twofold, receiver.deliver, options)
+    },
+  }
+}
+
+async function rewrittenPacks(
+  store: ObjectStore,
+  domain: DomainId,
+  options: AbortOptions,
+): Promise<ReadonlySet<PackId>> {
+  const packs = new Set<PackId>()
+  for await (const { key } of store.list(`${metaPrefix}${domain}/`, options)) {
+    const place = parsePackKey(key)
+    if (place?.run !== undefined) packs.add(place.pack)
+  }
+  return packs
+}
 
 /** Leaves that are asked for at once: eight GETs of 256, some 5 MiB. */
 const LEAVES_AT_ONCE = 2048

@@ -25,7 +25,7 @@ export async function reachedBy(
   options: AbortOptions,
 ): Promise<Reached> {
   const damaged = new Map<string, string>()
-  const shared = new Mark(new PackTable(), storedNodes(context.records))
+  const shared = new Mark(new PackTable(), storedNodes(context))
   for (const key of manifests) {
     const problem = await markPoint(context, shared, key, options)
     if (problem !== undefined) damaged.set(key, problem)
@@ -34,7 +34,7 @@ export async function reachedBy(
   // Below what could not be read others may have stopped, taking it for done: each gets a walk of its own.
   const packs = new Set<PackId>()
   for (const key of manifests) {
-    const own = new Mark(new PackTable(), storedNodes(context.records))
+    const own = new Mark(new PackTable(), storedNodes(context))
     await markPoint(context, own, key, options)
     for (let row = 0; row < own.table.count; row++) if (own.table.liveCount(row) > 0) packs.add(own.table.packAt(row))
   }

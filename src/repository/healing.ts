@@ -64,14 +64,17 @@ export class Healing {
     if (wanted && !('pack' in entry && this.isBad(entry))) wanted.found ??= entry
   }
 
-  /** For when the point is committed, and all its packs have their names. Never throws. */
-  async store(options: AbortOptions): Promise<HealResult> {
+  /**
+   * For when the point is committed, and all its packs have their names. Never throws. `throwIfLost`: a repaired node must not be put
+   * when a collector may have removed what it points to, which it does not while the lease lives.
+   */
+  async store(throwIfLost: () => void, options: AbortOptions): Promise<HealResult> {
     const packs: PackId[] = []
     let records = 0
     let failure: string | undefined
     for (const [pack, { kind, refs }] of this.#byPack())
       try {
-        const healed = await storeRepair(this.#context, { kind, pack, refs }, options)
+        const healed = await storeRepair(this.#context, { kind, pack, refs, throwIfLost }, options)
         records += healed
         if (healed > 0) packs.push(pack)
       } catch (error) {

@@ -86,6 +86,33 @@ export class RecordReader {
     signal?.throwIfAborted()
   }
 
+  /**
+   * All versions of those of these records that were repaired. A node that another writer has stored under the same id points to that
+   * writer's packs (docs/concurrency.md, section 9): who marks must mark what each of them reaches. What authenticates is delivered.
+   */
+  async readVersions(
+    request: RecordRequest,
+    refs: readonly ChunkRef[],
+    deliver: RecordReceiver['deliver'],
+    { signal }: AbortOptions = {},
+  ): Promise<void> {
+    const receiver = { deliver, fail: () => {} }
+    for (const [pack, ofPack] of Map.groupBy(refs, ref => ref.pack)) {
+      await this.#rewritten.refresh(request.kind, request.domain, pack, { signal })
+      const original = packKey(request.kind, request.domain, pack)
+      for (const ref of ofPack) {
+        const copies = this.#rewritten.copies(request.kind, request.domain, pack, ref.id)
+        // A compaction copies bytes, which say what they said before.
+        if (copies.every(copy => copy.pack === pack)) continue
+        for (const version of [{ object: original, ...asPlaced(ref) }, ...copies]) {
+          const left = new Map([[ref, undefined]])
+          const placed = [{ ...version, ref }]
+          await this.#gate(() => this.#readObject({ request, pack, left, receiver, signal }, version.object, placed))
+        }
+      }
+    }
+  }
+
   async #readRun(work: Work): Promise<void> {
     const { request, pack, left, receiver, signal } = work
     try {
@@ -152,6 +179,7 @@ export class RecordReader {
     const bad: Placed[] = []
     for (const [n, content] of opened.entries()) {
       const record = run.records[n]!
+      if (!left.has(record.ref)) continue
       if (content instanceof LifeboatError) {
         left.set(record.ref, content)
         bad.push(record)

@@ -22,6 +22,7 @@ export interface Repair {
   readonly pack: PackId
   /** Where its contents lie whole. */
   readonly refs: readonly ChunkRef[]
+  readonly throwIfLost: () => void
 }
 
 interface Copied {
@@ -36,6 +37,7 @@ export async function storeRepair(context: WriteContext, repair: Repair, options
   let bytes = 0
   let copied = 0
   const flush = async () => {
+    repair.throwIfLost()
     if (held.length > 0) await putRepair(context, repair, held, options)
     copied += held.length
     held = []

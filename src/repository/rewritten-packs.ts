@@ -38,6 +38,8 @@ interface RewrittenObject {
   readonly failure?: LifeboatError
   /** Content id prefix -> row. A copy of the same content under another origin is as good. */
   readonly byContent: ReadonlyMap<string, number>
+  /** The other rows of a content that is there more than once: what was repaired and then compacted. */
+  readonly more: ReadonlyMap<string, readonly number[]>
 }
 
 export interface RewrittenSource {
@@ -62,9 +64,10 @@ export class RewrittenPacks {
   /** Copies of a content in the objects that are known; none without `refresh`. */
   copies(kind: PackKind, domain: DomainId, pack: PackId, id: Uint8Array): readonly RecordCopy[] {
     const name = prefixOf(id)
-    return (this.#known.get(rewrittenPrefix(kind, domain, pack)) ?? []).flatMap(({ object, rows, byContent }) => {
+    return (this.#known.get(rewrittenPrefix(kind, domain, pack)) ?? []).flatMap(({ object, rows, byContent, more }) => {
       const row = byContent.get(name)
-      return row === undefined || !rows ? [] : [copyOf(object, rows, row, pack)]
+      if (row === undefined || !rows) return []
+      return [row, ...(more.get(name) ?? [])].map(each => copyOf(object, rows, each, pack))
     })
   }
 
@@ -113,8 +116,8 @@ export class RewrittenPacks {
         options,
       )
     } catch (error) {
-      if (isLifeboatError(error, 'store-not-found')) return { object, byContent: new Map() }
-      if (isIntegrityError(error)) return { object, failure: error, byContent: new Map() }
+      if (isLifeboatError(error, 'store-not-found')) return { object, byContent: new Map(), more: new Map() }
+      if (isIntegrityError(error)) return { object, failure: error, byContent: new Map(), more: new Map() }
       throw error
     }
   }
@@ -135,17 +138,22 @@ export class RewrittenPacks {
     const footer = await store.get(object, footerRange(trailer), options)
     const { metadataKey } = await recordKeys.domain(domain, pack, options)
     const rows = parseRows(openFooter({ repository, objectKey: object }, metadataKey, footer), trailer, object)
-    return { object, rows, byContent: indexRows(rows) }
+    return { object, rows, ...indexRows(rows) }
   }
 }
 
 const prefixOf = (id: Uint8Array, at = 0): string =>
   Buffer.from(id.buffer, id.byteOffset + at, idPrefixBytes).toString('latin1')
 
-function indexRows(rows: PackRows): ReadonlyMap<string, number> {
+function indexRows(rows: PackRows): Pick<RewrittenObject, 'byContent' | 'more'> {
   const byContent = new Map<string, number>()
-  for (let row = 0; row < rows.count; row++) byContent.set(prefixOf(rows.idPrefixes, row * idPrefixBytes), row)
-  return byContent
+  const more = new Map<string, number[]>()
+  for (let row = 0; row < rows.count; row++) {
+    const name = prefixOf(rows.idPrefixes, row * idPrefixBytes)
+    if (!byContent.has(name)) byContent.set(name, row)
+    else more.set(name, [...(more.get(name) ?? []), row])
+  }
+  return { byContent, more }
 }
 
 function copyOf(object: string, rows: PackRows, row: number, pack: PackId): RecordCopy {

@@ -209,13 +209,17 @@ test('what a backup healed restores from the repair objects, for data and for no
   const { points, images } = await history(fixture, 4 * KiB)
   const [first] = points
   assert.ok(first && images[0])
-  for (const key of [...keysOf(store, 'packs/'), ...keysOf(store, 'meta/')]) flipBit(store, key, 40)
-  // Twice: what lies below a lost node shows when that is healed.
-  for (const vm of ['twin', 'again']) {
+  const [firstImage] = images
+  assert.ok(firstImage)
+  for (const [folder, vm] of [
+    ['packs/', 'twin'],
+    ['meta/', 'again'],
+  ] as const) {
+    for (const key of keysOf(store, folder)) flipBit(store, key, 40)
     const { problems } = await verifyPoints(await fixture.open(), { points })
     const marked = { whole: [], isAll: true, who: 'a@b', now: new Date(0) }
     await markDamaged(repository, { result: { problems }, ...marked })
-    await writePoint({ vm, disks: [{ name: 'vda', size: images[0].length, writes: [[0, images[0]]] }] })
+    await writePoint({ vm, disks: [{ name: 'vda', size: firstImage.length, writes: [[0, firstImage]] }] })
   }
   assert.ok(keysOf(store, 'packs/').some(key => key.includes('.')))
   assert.ok(keysOf(store, 'meta/').some(key => key.includes('.')))
