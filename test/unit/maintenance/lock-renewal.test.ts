@@ -1,7 +1,7 @@
 /** Locks are extended before the promise ends, wherever a renewal is interrupted; writers rely on nothing that is locked too short. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { isLifeboatError } from '../../../src/core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { forgetPoints } from '../../../src/maintenance/forget.ts'
 import { renewLocks } from '../../../src/maintenance/lock-renewal.ts'
@@ -160,13 +160,31 @@ test('a backup relies on nothing that is locked too short: it extends what it re
   assert.equal((await store.versioned.lockOf(pack)).retainUntil?.getTime(), until)
 })
 
+test('a writer that may not extend a lock does not rely on what has a short one', async () => {
+  const { open, clock, store } = await lockedRepository()
+  const large = [{ name: 'vda', image: seededRandom('large')(1_600_000) }]
+  await backup(await open(), { number: 1, disks: large })
+  await clock.advance(20 * DAY_MS)
+  let refused = 0
+  const retain = async (key: string) => {
+    refused++
+    throw new LifeboatError('store-denied', 'no right to PutObjectRetention', { details: { object: key } })
+  }
+  const repository = await open({ ...store, versioned: { ...store.versioned, retain } })
+  const manifest = await backup(repository, { vm: 'twin', number: 2, disks: large })
+  assert.ok(refused >= 1)
+  assert.equal(manifest.disks[0]!.bytesNew, 1_600_000)
+})
+
 test('what a long backup stored at its beginning has its full time when it is committed', async () => {
   const hour = 3_600_000
   const locked = await lockedRepository({ mode: 'governance', forMs: 8 * hour, renewEveryMs: 2 * hour })
   const repository = await locked.open()
   const made = new Set(keysOf(locked.store, ''))
-  await using writer = await beginBackup(repository, { number: 1, disks })
-  for (const disk of disks) await writeDisk(repository, writer, disk)
+  // More than a pack holds, so that one is stored long before the point is committed.
+  const large = [{ name: 'vda', image: seededRandom('packs')(18 << 20) }]
+  await using writer = await beginBackup(repository, { number: 1, disks: large })
+  for (const disk of large) await writeDisk(repository, writer, disk)
   for (let minutes = 0; minutes < 180; minutes += 5) await locked.clock.advance(5 * 60_000)
   await commitBackup(writer)
   const stored = keysOf(locked.store, '').filter(key => !made.has(key) && /^(points|packs|meta)/.test(key))
