@@ -165,6 +165,12 @@ test('a VM of its own domain is shredded alone, and only when it is named twice'
     ['tenant shredded', 'web committed'],
   )
   assert.notEqual((await cli.run(`restore tenant@latest/vda --output ${cli.at('none')}`)).code, 0)
+  // A collection needs none of the nodes that nobody can read, and gives their space back.
+  const packs = async () =>
+    (await readdir(cli.at('repo/packs'), { recursive: true })).filter(name => /[0-9a-f]{32}$/.test(name))
+  const before = (await packs()).length
+  await succeeds(cli, 'gc --grace 0s --lease-expiry 5s')
+  assert.equal((await packs()).length, before / 2)
   await succeeds(cli, `restore web@latest/vda --output ${cli.at('out')}`)
   assert.ok((await readFile(cli.at('out'))).equals(image))
 })
