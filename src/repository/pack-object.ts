@@ -1,5 +1,5 @@
 /** A pack as a stored object, read with metadata keys alone: its rows, and for who copies it all of it. */
-import { LifeboatError } from '../core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { openFooter } from '../crypto/footer.ts'
@@ -46,14 +46,20 @@ export async function readPackRows(
   const info = await context.store.head(key, options)
   if (!info) return undefined
   const tailAt = Math.max(0, info.size - TAIL_BYTES)
-  const tail = await context.store.get(key, { offset: tailAt, length: info.size - tailAt }, options)
-  const trailer = trailerOf(key, tail, info.size)
-  const { offset, length } = footerRange(trailer)
-  const footer =
-    offset >= tailAt
-      ? tail.subarray(offset - tailAt, offset - tailAt + length)
-      : await context.store.get(key, { offset, length }, options)
-  return { key, trailer, rows: await rowsOf(context, key, trailer, footer, options) }
+  try {
+    const tail = await context.store.get(key, { offset: tailAt, length: info.size - tailAt }, options)
+    const trailer = trailerOf(key, tail, info.size)
+    const { offset, length } = footerRange(trailer)
+    const footer =
+      offset >= tailAt
+        ? tail.subarray(offset - tailAt, offset - tailAt + length)
+        : await context.store.get(key, { offset, length }, options)
+    return { key, trailer, rows: await rowsOf(context, key, trailer, footer, options) }
+  } catch (error) {
+    // A collection has removed it since the first question.
+    if (isLifeboatError(error, 'store-not-found')) return undefined
+    throw error
+  }
 }
 
 /** The same with the body, every stored byte compared with the object's own checksums. */
