@@ -36,6 +36,8 @@ export interface S3FakeOptions {
   readonly buckets?: Readonly<
     Record<string, Partial<Pick<FakeBucket, 'versioning' | 'objectLock' | 'defaultRetention' | 'lifecycle'>>>
   >
+  /** So many requests a second are served; the others are answered 503 SlowDown. */
+  readonly requestsPerSecond?: number
   /** The time of objects and of their retention. */
   readonly now?: () => Date
   readonly quirks?: Partial<FakeQuirks>
@@ -58,6 +60,8 @@ export interface S3Fake extends AsyncDisposable {
   /** Every request that arrived, in order. */
   readonly requests: readonly S3Request[]
   readonly faults: S3FaultPlan
+  /** Requests that were answered SlowDown. */
+  readonly refusedCount: () => number
   /** Connections that are open now. */
   readonly connectionCount: () => number
 }
@@ -81,6 +85,18 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
   const faults = s3FaultPlan(options.faults ?? [], options.seeded)
   const sockets = new Set<{ destroy(): void }>()
 
+  const { requestsPerSecond = Number.POSITIVE_INFINITY } = options
+  let [refused, servedAt] = [0, [] as number[]]
+  function isTooMuch(): boolean {
+    servedAt = servedAt.filter(atMs => atMs > performance.now() - 1_000)
+    if (servedAt.length >= requestsPerSecond) {
+      refused++
+      return true
+    }
+    servedAt.push(performance.now())
+    return false
+  }
+
   const server = createServer((request, response) => {
     serve(request, response).catch(() => response.destroy()) // The client went away in the middle of its request.
   })
@@ -95,6 +111,7 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
     const { range } = request.headers
     const versionId = query.get('versionId')
     requests.push({ operation, key, range, bodyBytes: body.length, headers: request.headers })
+    if (isTooMuch()) return send(request, response, errorAnswer(503, 'SlowDown', key))
     const fault = faults.draw(operation, key)
     if (fault?.kind === 'hang') return
     if (fault?.kind === 'reset') return void response.socket?.resetAndDestroy()
@@ -154,6 +171,7 @@ export async function startS3Fake(options: S3FakeOptions = {}): Promise<S3Fake> 
     buckets,
     requests,
     faults,
+    refusedCount: () => refused,
     connectionCount: () => sockets.size,
     async [Symbol.asyncDispose]() {
       for (const socket of sockets) socket.destroy()

@@ -5,14 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Daemon } from '../../scripts/ceph/daemons.ts'
 import { MiB } from '../../src/core/limits.ts'
 import { type BucketKind, cephStore, killDaemon, restartCeph } from '../doubles/ceph.ts'
-import {
-  type CephCommandLine,
-  cephCommandLine,
-  changeImage,
-  digestOf,
-  makeImage,
-} from '../doubles/ceph-command-line.ts'
+import { type CephCommandLine, cephCommandLine } from '../doubles/ceph-command-line.ts'
 import type { ProxiedRequest } from '../doubles/chaos-proxy.ts'
+import { changeImage, digestOf, makeImage } from '../doubles/disk-image.ts'
 import { cephLacking } from '../doubles/own-ceph.ts'
 
 const SIZE = 128 * MiB + 512
