@@ -182,8 +182,10 @@ export class Invocation {
       const forgottenSince = forgottenByAudit(repository)
       const now = () => clock.now()
       const seen = await SeenPoints.load({ stateDir: this.stateDir, url: store.url, now, forgottenSince })
+      const watching = watched(repository, seen, text => this.output.warning(text))
       return {
-        repository: watched(repository, seen, text => this.output.warning(text)),
+        // A point that was not written must not be missed later.
+        repository: dryRun ? { ...watching, beginPoint: request => repository.beginPoint(request) } : watching,
         seen,
         store,
         meter,
