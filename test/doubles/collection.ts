@@ -17,7 +17,8 @@ import {
   timeNumber,
 } from './memory-repository.ts'
 
-const C = 4096
+/** Four chunks: one id in 64 leads dedup to a pack, and each part of the tale has some. */
+const C = 4 * 4096
 
 export interface CollectionTale {
   readonly store: MemoryStore
@@ -63,20 +64,20 @@ async function write(): Promise<Written> {
   return { entries: store.snapshot(), images }
 }
 
-/** Gives the images of points 1 to 4. */
-export async function writeTale(repository: OpenedRepository): Promise<readonly Uint8Array[]> {
+/** Gives the images of points 1 to 4. `U`: of five chunks, or as many bytes as a test wants. */
+export async function writeTale(repository: OpenedRepository, U = 5 * C): Promise<readonly Uint8Array[]> {
   const random = seededRandom('tale/images')
-  const first = random(150 * C)
+  const first = random(30 * U)
   const second = first.slice()
-  second.set(random(100 * C), 10 * C)
+  second.set(random(20 * U), 2 * U)
   const third = second.slice()
-  third.set(random(5 * C), 140 * C)
-  const fourth = random(60 * C)
-  const at = (offset: number, length: number) => [{ offset: offset * C, length: length * C }]
+  third.set(random(U), 28 * U)
+  const fourth = random(12 * U)
+  const at = (offset: number, length: number) => [{ offset: offset * U, length: length * U }]
   const upon = (base: number, changed: readonly Range[]) => ({ name: 'vda', base: pointNumber(base), changed })
   await backup(repository, { number: 1, disks: [{ name: 'vda', image: first }] })
-  await backup(repository, { number: 2, disks: [{ ...upon(1, at(10, 100)), image: second }] })
-  await backup(repository, { number: 3, disks: [{ ...upon(2, at(140, 5)), image: third }] })
+  await backup(repository, { number: 2, disks: [{ ...upon(1, at(2, 20)), image: second }] })
+  await backup(repository, { number: 3, disks: [{ ...upon(2, at(28, 1)), image: third }] })
   await backup(repository, { vm: 'other', number: 4, disks: [{ name: 'vda', image: fourth }] })
   return [first, second, third, fourth]
 }

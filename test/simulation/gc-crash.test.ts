@@ -6,16 +6,20 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { LifeboatError } from '../../src/core/errors.ts'
 import { leaseId } from '../../src/core/ids.ts'
+import { limits } from '../../src/core/limits.ts'
 import { collectGarbage } from '../../src/maintenance/gc.ts'
 import { leaseKey, pointKey } from '../../src/repository/object-keys.ts'
+import type { MemoryStore } from '../../src/storage/memory.ts'
 import { assertWhole, collectionTale, forgetPoint } from '../doubles/collection.ts'
 import { intercepted, type StoreRequest } from '../doubles/intercepted-store.ts'
 import { passing } from '../doubles/manual-clock.ts'
-import { keysOf, pointNumber, timeNumber } from '../doubles/memory-repository.ts'
+import { keysOf, pointNumber, storedBytes, timeNumber } from '../doubles/memory-repository.ts'
 
 type Ending = 'dies after' | 'fails before' | 'answer lost'
 
 const dead = leaseId('dead'.repeat(4))
+
+const packBytes = (store: MemoryStore) => storedBytes(store, 'packs/') + storedBytes(store, 'meta/')
 
 /** Points 1 and 4 were forgotten, and a writer has died. */
 async function story() {
@@ -74,7 +78,7 @@ for (const ending of ['dies after', 'fails before', 'answer lost'] as const)
   test(`a collection that ${ending} any change of the store harms nothing`, async t => {
     const whole = await run(Number.POSITIVE_INFINITY, ending)
     assert.ok(whole.isFinished)
-    const clean = keysOf(whole.tale.store, 'packs/').length + keysOf(whole.tale.store, 'meta/').length
+    const clean = packBytes(whole.tale.store)
     const kinds = new Set<string>()
     for (let k = 1; k <= whole.changes; k++) {
       const { tale, last, isFinished } = await run(k, ending)
@@ -88,11 +92,9 @@ for (const ending of ['dies after', 'fails before', 'answer lost'] as const)
       assert.deepEqual(keysOf(tale.store, 'forgotten/'), [])
       assert.deepEqual(keysOf(tale.store, 'leases/'), [])
       assert.equal(keysOf(tale.store, 'points/').length, 2)
-      assert.equal(
-        keysOf(tale.store, 'packs/').length + keysOf(tale.store, 'meta/').length,
-        clean,
-        `after ${last.verb} ${last.key} nothing is left behind`,
-      )
+      // What a run that died has copied and not deleted is garbage like any other, of which a little may stay.
+      const bytes = packBytes(tale.store)
+      assert.ok(bytes * (1 - limits.garbageShare) <= clean, `after ${last.verb} ${last.key}: ${bytes} of ${clean}`)
       assert.equal(keysOf(tale.store, 'gc/').length, left, 'nobody else finishes a dead run')
       await collectGarbage(await tale.context(), { graceMs: 0, exclusive: true })
       assert.deepEqual(keysOf(tale.store, 'gc/'), [])

@@ -157,6 +157,7 @@ test('records of dead runs and fences that can meet no manifest go when nobody e
   await tale.clock.advance(limits.leaseLifeMs + DAY_MS)
   const young = leaseId('0c'.repeat(8))
   await fence(context, young, 'points/x')
+  await tale.clock.advance(DAY_MS)
   const document = { counter: 1, host: 'h', kind: 'backup', vm: 'vm', bases: [], manifest: 'points/x', refreshMs: 1 }
   await context.control.put('lease', leaseKey(leased), {
     ...document,

@@ -98,7 +98,10 @@ test('a lease whose point is there is only removed', async () => {
     manifest: pointKey('vm', timeNumber(3), pointNumber(3)),
     created: '2026-01-02T03:04:05.000Z',
   })
-  const result = await passing(tale.clock, collectGarbage(context, { graceMs: 0 }))
+  const through = intercepted(tale.store, {
+    before: ({ key }) => assert.ok(!/^fences\/.*\//.test(key), 'it is not fenced for a moment'),
+  })
+  const result = await passing(tale.clock, collectGarbage(await tale.context(through), { graceMs: 0 }))
   assert.deepEqual(result.leases, { [lease]: 'committed' })
   assert.deepEqual(keysOf(tale.store, 'fences/'), [])
   await assertWhole(tale, [1, 2, 3])
@@ -119,7 +122,8 @@ test('a backup that runs is waited for, however long, and what it reuses of forg
   })
   for (let hour = 0; hour < 50; hour++) await tale.clock.advance(HOUR_MS / 12)
   assert.equal(settled, false)
-  await commitBackup(writer)
+  const manifest = await commitBackup(writer)
+  assert.equal(manifest.disks[0]?.bytesNew, 0)
   const result = await passing(tale.clock, work)
   assert.deepEqual(result.removed, [pointNumber(4)])
   assert.deepEqual(Object.values(result.leases), ['ended'])
@@ -208,9 +212,12 @@ test('a deletion without an answer may still be on its way: the record stays, an
       if (verb === 'delete' && key.startsWith('packs/')) throw new LifeboatError('store-unreachable', 'no answer')
     },
   })
+  const image = tale.images[3]!
+  const twin = await backup(await tale.open(), { vm: 'twin', number: 5, disks: [{ name: 'vda', image }] })
+  assert.equal(twin.disks[0]?.bytesNew, 0, 'before that it is reused')
+  await tale.store.delete(keysOf(tale.store, 'points/twin/'))
   await assert.rejects(collectGarbage(await tale.context(through), { graceMs: 0 }), { code: 'store-unreachable' })
   assert.equal(keysOf(tale.store, 'gc/').length, 1)
-  const image = tale.images[3]!
   const manifest = await backup(await tale.open(), { vm: 'clone', number: 6, disks: [{ name: 'vda', image }] })
   assert.equal(manifest.disks[0]?.bytesNew, image.length)
 })
@@ -223,6 +230,29 @@ test('a lease that lives longer than any work may take is fenced all the same', 
   const result = await passing(tale.clock, collectGarbage(context, { graceMs: 0 }), HOUR_MS)
   assert.deepEqual(result.leases, { [deadLease]: 'fenced' })
   assert.ok(tale.clock.monotonicMs() >= limits.leaseLifeMs)
+})
+
+test('slots that a running backup reuses are not dead any more when it has committed', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  const repository = await tale.open()
+  // Of what only point 1 has, a third.
+  const image = tale.images[0]!.slice(0, 180 * C)
+  await using writer = await beginBackup(repository, { vm: 'clone', number: 5, disks: [{ name: 'vda', image }] })
+  await writeDisk(repository, writer, { name: 'vda', image })
+  await forgetPoint(context, 1)
+  const plan = await planGc(context)
+  const planned = plan.compact.find(({ sources }) => sources[0]!.startsWith('packs/'))!
+  const work = applyGc(context, plan, { graceMs: 0 })
+  await tale.clock.advance(60_000)
+  const manifest = await commitBackup(writer)
+  assert.equal(manifest.disks[0]?.bytesNew, 0)
+  const result = await passing(tale.clock, work)
+  assert.ok(!tale.store.snapshot().has(planned.sources[0]!), 'it was rewritten all the same')
+  assert.ok(result.bytesRewritten > 320 * C)
+  assert.ok(Buffer.compare(await readBack(await tale.open(), pointNumber(5), 'vda'), image) === 0)
+  await tale.store.delete(keysOf(tale.store, 'points/clone/'))
+  await assertWhole(tale, [2, 3, 4])
 })
 
 test('a lease that cannot be read stops the run before anything is removed', async () => {
