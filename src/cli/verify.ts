@@ -58,7 +58,8 @@ export const verifyCommand = verb<Flags>({
     const listed = await repository.points({ all: true, signal })
     const points = flags.all ? listed.filter(({ state }) => state === 'committed') : []
     for (const text of words) points.push((await resolvePoint(repository, text, { signal })).point)
-    if (flags.dryRun) return await estimate(invocation, opened, { points, samplePercent })
+    if (flags.dryRun)
+      return await estimate(invocation, opened, { points, listed, samplePercent, isAll: flags.all === true })
     const bar = output.progress()
     const total = bar.isShown ? await storedBytes(repository, { signal }) : 0
     const kept = await keptProgress(invocation, repository, { points, samplePercent, ...flags })
@@ -139,13 +140,19 @@ async function keptProgress(
 
 async function estimate(
   invocation: Invocation,
-  { repository, meter }: OpenedRepository,
-  { points, samplePercent }: Pick<VerifyRequest, 'points' | 'samplePercent'>,
+  opened: OpenedRepository,
+  { samplePercent, ...which }: Pick<VerifyRequest, 'points' | 'samplePercent'> & Parameters<typeof verifyBeyond>[1],
 ): Promise<undefined> {
+  const { repository, meter } = opened
   const plan = new ReadPlan()
   const { signal, output } = invocation
-  const result = await verifyPoints(repository, { points, samplePercent, signal, plan })
-  const requests = withMore(meter.figures(), { get: { requests: plan.gets, bytes: plan.bytes } })
+  const trees = await verifyPoints(repository, { points: which.points, samplePercent, signal, plan })
+  // Small objects all of them: they are read in earnest.
+  const result = joined(trees, await verifyBeyond(opened, which, { signal }))
+  const requests = withMore(meter.figures(), {
+    get: { requests: plan.gets, bytes: plan.bytes },
+    head: { requests: plan.heads, bytes: 0 },
+  })
   const bytes = result.bytes + plan.recordBytes
   showEstimate(invocation, { requests, bytesKept: 0 }, { points: result.points, bytes, packs: plan.packs }, () =>
     output.line(`${result.points} points, ${formatBytes(bytes)} of records in ${plan.packs} packs`),

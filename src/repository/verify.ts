@@ -57,7 +57,7 @@ export async function verifyPoints(
     const manifest = await run.point(point, { signal })
     if (manifest) opened.push(manifest)
   }
-  if (!rest.plan) await run.footers({ signal })
+  await run.footers({ signal })
   // Only now is known what is bad; a record that one point passed over because another had read it harms both.
   if (run.hasDamage) for (const manifest of opened) await run.attribute(manifest, { signal })
   await run.settleFooters({ signal })
@@ -113,7 +113,8 @@ class VerifyRun {
 
   /** Compares what all trees said of their packs with what the packs say. */
   async footers(options: AbortOptions): Promise<void> {
-    await this.#footers.run(options)
+    if (this.#plan) for (const [, { count }] of this.#sums) this.#plan.addFooter(count)
+    else await this.#footers.run(options)
   }
 
   /** A pack whose own description is lost is no problem once all that points need of it lies in other objects. */
