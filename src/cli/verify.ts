@@ -45,7 +45,7 @@ export const verifyCommand = verb<Flags>({
       .option('--adopt <point>', 'make a void point count: all of it is read, then it is committed under a new id')
       .option('--restart', 'begin anew instead of going on where the last run was interrupted')
       .option('--accept-loss', 'points that this host has seen and that are gone are no longer an alarm')
-      .option('--dry-run', 'what it would ask of the store, and what that costs; reads tree nodes only'),
+      .option('--dry-run', 'what it would ask of the store, and what that costs; reads no chunks'),
   async run(invocation, words, flags) {
     const { output, signal } = invocation
     if (flags.adopt !== undefined) return verifyAdopt(invocation, flags.adopt, words)
