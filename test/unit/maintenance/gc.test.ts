@@ -173,10 +173,7 @@ test('what does not fit into the record waits for the next run, and is told', as
   // Room for the two points and one pack.
   Object.assign(limits, { runRecordMax: 64 * 1024 + 2 * 55 + 100 })
   const first = await collectGarbage(context, { graceMs: 0 })
-  assert.ok(
-    Object.keys(first.kept).some(reason => reason.endsWith('wait for the next run')),
-    JSON.stringify(first.kept),
-  )
+  assert.ok(first.kept['dead objects that wait for the next run']! > 0, JSON.stringify(first.kept))
   Object.assign(limits, { runRecordMax: max })
   const second = await collectGarbage(context, { graceMs: 0 })
   assert.equal(first.packs + second.packs, 4)
