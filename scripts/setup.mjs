@@ -13,6 +13,7 @@ import { installDebianPackages, missingPackages } from './setup/debian-packages.
 import { installNpmPackages, npmPackagesAreCurrent } from './setup/npm-packages.mjs'
 import { SetupError, say } from './setup/say.mjs'
 import { withSetupLock } from './setup/setup-lock.mjs'
+import { buildTokenAddon } from './setup/token-addon.mjs'
 import { PACKAGE_GROUPS } from './tasks.mjs'
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
@@ -24,6 +25,7 @@ export async function setUp({ groups, addon }) {
     if (missingPackages(groups).length > 0) await installDebianPackages(groups)
     if (!npmPackagesAreCurrent(root)) await installNpmPackages(root)
     if (addon) await buildAddon(root)
+    if (addon) await buildTokenAddon(root)
   })
 }
 

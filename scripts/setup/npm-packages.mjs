@@ -37,7 +37,8 @@ export async function installNpmPackages(root) {
   const { code, output } = await npm(root, [
     'ci',
     '--include=dev',
-    '--ignore-scripts=false',
+    // Only those below run theirs: the others would ask nodejs.org for headers, and what fails is taken away again.
+    '--ignore-scripts=true',
     '--no-audit',
     '--no-fund',
     '--loglevel=error',
@@ -46,8 +47,7 @@ export async function installNpmPackages(root) {
     throw new SetupError(
       `npm ci failed. It said:\n\n${output.trim()}\n\nPlease put that right (is the npm registry reachable?) and start again.`,
     )
-  if (ask(packagedNode(root), ['--version']) === undefined)
-    await npm(root, ['rebuild', 'node', '--ignore-scripts=false'])
+  await npm(root, ['rebuild', 'node', 'xxhash-addon', '--ignore-scripts=false'])
   const version = ask(packagedNode(root), ['--version'])
   if (version === undefined)
     throw new SetupError(
