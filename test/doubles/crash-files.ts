@@ -1,11 +1,18 @@
-/** Files that run a hook before and after every change of the disk; a write is cut in two, with the hook between the halves too. */
+/**
+ * Files that run a hook before and after every change of the disk; a write is cut in two, with the hook between the halves too.
+ * Changes wait for each other, so that the k-th is the same one in each run, and its end is told before the next begins.
+ */
 import type { Files } from '../../src/storage/files.ts'
 
 export function crashFiles(inner: Files, reach: (when: 'before' | 'after') => void): Files {
-  const mutation = async <T>(work: () => Promise<T>): Promise<T> => {
-    reach('before')
-    const result = await work()
-    reach('after')
+  let last: Promise<unknown> = Promise.resolve()
+  const mutation = <T>(work: () => Promise<T>): Promise<T> => {
+    const result = last.then(async () => {
+      reach('before')
+      // A folder that is there already fails to be made: that is a place to be killed at as well.
+      return await work().finally(() => reach('after'))
+    })
+    last = result.catch(() => {})
     return result
   }
   return {

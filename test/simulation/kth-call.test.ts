@@ -4,12 +4,11 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { isLifeboatError, LifeboatError } from '../../src/core/errors.ts'
 import { seededRandom } from '../../src/core/random.ts'
 import type { OpenedRepository } from '../../src/repository/open.ts'
 import { verifyPoints } from '../../src/repository/verify.ts'
 import { memoryStore, type StoredObject } from '../../src/storage/memory.ts'
-import { intercepted, type StoreRequest } from '../doubles/intercepted-store.ts'
+import { failEachCall, injected } from '../doubles/kth-call.ts'
 import {
   backup,
   newMemoryRepository,
@@ -30,11 +29,11 @@ async function story(): Promise<Story> {
   const random = seededRandom('kth')
   const store = await newMemoryRepository()
   const repository = await openMemoryRepository(store, { seed: 'kth' })
-  const first = random(200 * C)
+  const first = random(80 * C)
   const second = first.slice()
-  second.set(random(20 * C), 100 * C)
+  second.set(random(10 * C), 60 * C)
   await backup(repository, { number: 1, disks: [{ name: 'vda', image: first }] })
-  const changed = [{ offset: 100 * C, length: 20 * C }]
+  const changed = [{ offset: 60 * C, length: 10 * C }]
   await backup(repository, { number: 2, disks: [{ name: 'vda', image: second, base: pointNumber(1), changed }] })
   return { start: store.snapshot(), images: [first, second] }
 }
@@ -65,62 +64,16 @@ const operations: Readonly<Record<string, Operation>> = {
   },
 }
 
-const injected = () => new LifeboatError('store-failed', 'the request was refused on purpose')
-const isInjected = (error: unknown): boolean =>
-  /refused on purpose/.test(String(error)) || (isLifeboatError(error) && isInjectedCause(error.cause))
-const isInjectedCause = (cause: unknown): boolean => cause !== undefined && isInjected(cause)
-
-async function run(tale: Story, operation: Operation, k: number) {
-  const store = memoryStore({ entries: tale.start })
-  let requests = 0
-  let fired: StoreRequest | undefined
-  const before = (request: StoreRequest) => {
-    if (++requests !== k) return
-    fired = request
-    throw injected()
-  }
-  let failure: unknown
-  try {
-    await operation(await openMemoryRepository(intercepted(store, { before }), { seed: `k ${k}` }), tale)
-  } catch (error) {
-    failure = error
-  }
-  return { store, fired, failure }
-}
-
-async function assertUnharmed(store: ReturnType<typeof memoryStore>, { images }: Story): Promise<void> {
-  const repository = await openMemoryRepository(store, { seed: 'after' })
-  for (const [n, image] of images.entries())
-    assert.ok(Buffer.compare(await readBack(repository, pointNumber(n + 1), 'vda'), image) === 0)
-}
-
 for (const [name, operation] of Object.entries(operations))
   test(`${name} meets a failure at each of its requests`, async t => {
-    const unhandled: unknown[] = []
-    const note = (error: unknown) => unhandled.push(error)
-    process.on('unhandledRejection', note)
-    t.after(() => process.off('unhandledRejection', note))
     const tale = await story()
-    let k = 0
-    let failed = 0
-    for (;;) {
-      const { store, fired, failure } = await run(tale, operation, ++k)
-      if (!fired) {
-        assert.equal(failure, undefined, 'without a failure it works')
-        break
-      }
-      if (failure !== undefined) {
-        failed++
-        assert.ok(isInjected(failure), `${fired.verb} ${fired.key}: ended with ${failure}`)
-      }
-      await assertUnharmed(store, tale)
-      await operation(await openMemoryRepository(intercepted(store, {}), { seed: `again ${k}` }), tale).catch(error => {
-        // A backup that committed although its last request failed is there: the same id is not written twice.
-        if (failure !== undefined) throw error
-      })
-    }
-    await new Promise(resolve => setImmediate(resolve))
-    assert.deepEqual(unhandled, [])
-    assert.ok(failed > 2, `${failed} of ${k - 1} failures were told`)
-    t.diagnostic(`${k - 1} requests were refused in turn, ${failed} of them ended the operation`)
+    await failEachCall(t, {
+      begin: () => memoryStore({ entries: tale.start }),
+      work: async (store, seed) => operation(await openMemoryRepository(store, { seed }), tale),
+      async unharmed(store) {
+        const repository = await openMemoryRepository(store, { seed: 'after' })
+        for (const [n, image] of tale.images.entries())
+          assert.ok(Buffer.compare(await readBack(repository, pointNumber(n + 1), 'vda'), image) === 0)
+      },
+    })
   })
