@@ -28,25 +28,20 @@ export function bucketQuestions(client: S3Client, bucket: string, endpoint: stri
   let known: BucketFeatures | undefined
 
   /** Undefined: the store does not know the question, does not tell this user, or answers that nothing was set. */
-  async function ask<T>(unset: string, { signal }: AbortOptions, question: () => Promise<T>): Promise<T | undefined> {
+  async function ask<T>({ signal }: AbortOptions, question: () => Promise<T>): Promise<T | undefined> {
     signal?.throwIfAborted()
     try {
       return await question()
     } catch (error) {
-      const isUnset = error instanceof Error && error.name === unset
-      if (isUnset || [400, 403, 405, 501].includes(statusOf(error) ?? 0)) return undefined
-      throw translateS3Error(error, { verb: 'bucket', key: '', bucket, endpoint, signal })
+      if (isUnset(error) || [400, 403, 405, 501].includes(statusOf(error) ?? 0)) return undefined
+      throw translateS3Error(error, { verb: 'lock', key: '', bucket, endpoint, signal })
     }
   }
 
   async function askFeatures(options: AbortOptions): Promise<BucketFeatures> {
     const abort = { abortSignal: options.signal }
-    const versioning = await ask('', options, () =>
-      client.send(new GetBucketVersioningCommand({ Bucket: bucket }), abort),
-    )
-    const lock = await ask('ObjectLockConfigurationNotFoundError', options, () =>
-      client.send(new GetObjectLockConfigurationCommand({ Bucket: bucket }), abort),
-    )
+    const versioning = await ask(options, () => client.send(new GetBucketVersioningCommand({ Bucket: bucket }), abort))
+    const lock = await ask(options, () => client.send(new GetObjectLockConfigurationCommand({ Bucket: bucket }), abort))
     const configuration = lock?.ObjectLockConfiguration
     return {
       versioning: versioning?.Status === 'Enabled',
@@ -62,10 +57,18 @@ export function bucketQuestions(client: S3Client, bucket: string, endpoint: stri
       return known
     },
     async lifecycleRules(options) {
-      const answer = await ask('NoSuchLifecycleConfiguration', options, () =>
+      const answer = await ask(options, () =>
         client.send(new GetBucketLifecycleConfigurationCommand({ Bucket: bucket }), { abortSignal: options.signal }),
       )
       return answer?.Rules ?? []
     },
   }
 }
+
+/** Stores name it differently. Half an answer, or a proxy's, names nothing: such a 404 proves no absence. */
+const isUnset = (error: unknown): boolean =>
+  statusOf(error) === 404 &&
+  error instanceof Error &&
+  'Code' in error &&
+  typeof error.Code === 'string' &&
+  error.Code !== 'NoSuchBucket'

@@ -60,9 +60,17 @@ suite('versions of a bucket', () => {
     await withStore({ buckets: LOCKED }, async (store, fake) => {
       fake.faults.add({ operation: 'GetObjectLockConfiguration', fault: { kind: 'reset' } })
       assert.equal((await rejection(store.versioned.features())).retry, 'transient')
+      // A 404 that a proxy made up, and half of one that the store gave, say nothing about the bucket.
       fake.faults.add({ operation: 'GetBucketVersioning', fault: { kind: 'foreign-error', status: 404 } })
-      assert.equal((await rejection(store.versioned.features())).code, 'store-bucket-missing')
+      assert.equal((await rejection(store.versioned.features())).retry, 'transient')
       assert.deepEqual(await store.versioned.features(), { versioning: true, objectLock: true })
+    })
+    await withStore({}, async (store, fake) => {
+      for (const kind of ['wrong-length', 'reset'] as const) {
+        fake.faults.add({ operation: 'GetObjectLockConfiguration', fault: { kind } })
+        assert.equal((await rejection(store.delete(['a']))).retry, 'transient', kind)
+      }
+      await store.delete(['a'])
     })
     await withStore({ buckets: { other: {} } }, async store =>
       assert.equal((await rejection(store.versioned.features())).code, 'store-bucket-missing'),
