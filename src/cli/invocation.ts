@@ -192,6 +192,7 @@ export class Invocation {
         bytesKept: bytesKept ?? (() => 0),
         async [Symbol.asyncDispose]() {
           readPast[Symbol.dispose]()
+          await seen.save()
           await repository[Symbol.asyncDispose]()
           await store[Symbol.asyncDispose]()
         },

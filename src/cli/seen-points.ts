@@ -81,16 +81,15 @@ export class SeenPoints {
       gone.push(key)
       since = Math.min(since, at)
     }
-    for (const { key, state } of listed) if (state === 'committed') this.#add(key, now)
+    for (const { key, state } of listed) if (state === 'committed' && this.#points.has(key)) this.#add(key, now)
     const fresh = gone.length === 0 ? [] : await this.#unexplained(gone, new Date(since - CLOCKS_APART_MS), options)
-    await this.#save()
+    await this.save()
     return fresh
   }
 
-  /** A point of our own making: the next host to look may be we, after it was removed. */
-  async committed(key: string): Promise<void> {
+  /** Its manifest authenticated, or was written here: a name in a listing alone may be planted, to raise an alarm when it goes. */
+  proven(key: string): void {
     this.#add(key, this.#request.now().getTime())
-    await this.#save()
   }
 
   /** Points that are there under their names and are not what they were. */
@@ -98,11 +97,11 @@ export class SeenPoints {
     const exchanged: string[] = []
     for (const { key, digest } of links) {
       const seen = this.#points.get(key)
-      if (!seen || seen.digest === digest) continue
-      if (seen.digest !== '') exchanged.push(key)
-      else this.#set(key, { at: seen.at, digest })
+      if (seen?.digest === digest) continue
+      if (seen && seen.digest !== '') exchanged.push(key)
+      else this.#set(key, { at: seen?.at ?? this.#request.now().getTime(), digest })
     }
-    await this.#save()
+    await this.save()
     return exchanged
   }
 
@@ -110,7 +109,7 @@ export class SeenPoints {
   async accept(keys: readonly string[]): Promise<void> {
     for (const key of keys) this.#drop(key)
     this.#missing.clear()
-    await this.#save()
+    await this.save()
   }
 
   async #unexplained(gone: readonly string[], since: Date, options: AbortOptions): Promise<readonly string[]> {
@@ -140,7 +139,8 @@ export class SeenPoints {
     if (this.#points.delete(key)) this.#changes.set(key, undefined)
   }
 
-  async #save(): Promise<void> {
+  /** To be called when what was proven is to be remembered. */
+  async save(): Promise<void> {
     if (this.#changes.size === 0) return
     const merged = await readSeen(this.#file)
     for (const [key, seen] of this.#changes) {

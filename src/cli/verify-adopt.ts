@@ -22,7 +22,7 @@ export async function verifyAdopt(invocation: Invocation, text: string, words: r
     signal,
     progress: ({ checked, bytes }) => bar.update(bytes, bytes, `${checked} records`),
   }).finally(() => bar.stop())
-  await seen.committed(adopted.key)
+  seen.proven(adopted.key)
   const { manifest, from, checked, bytes } = adopted
   if (repository.reading.lock)
     output.message('what it needs may be locked for less than promised: run `lifeboat lock renew`')

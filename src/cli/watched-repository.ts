@@ -33,6 +33,17 @@ export function watched(
       if (missing.length > 0) warn(alarm(missing))
       return request.all ? listed : listed.filter(({ state }) => state === 'committed')
     },
+    async manifest(point, options) {
+      const manifest = await repository.manifest(point, options)
+      if (point.state === 'committed') seen.proven(point.key)
+      return manifest
+    },
+    async openPoint(point, options) {
+      const opened = await repository.openPoint(point, options)
+      seen.proven(point.key)
+      await seen.save()
+      return opened
+    },
     async beginPoint(request) {
       return remembering(await repository.beginPoint(request), seen)
     },
@@ -57,7 +68,8 @@ function remembering(writer: PointWriter, seen: SeenPoints): PointWriter {
     disk: request => writer.disk(request),
     async commit(details, options) {
       const manifest = await writer.commit(details, options)
-      await seen.committed(pointKey(manifest.vm, manifest.takenAt, manifest.point))
+      seen.proven(pointKey(manifest.vm, manifest.takenAt, manifest.point))
+      await seen.save()
       return manifest
     },
     [Symbol.asyncDispose]: () => writer[Symbol.asyncDispose](),

@@ -91,4 +91,13 @@ describe('rollback', { timeout: 120_000 }, () => {
       [[point.key, 'rolled-back']],
     )
   })
+
+  test('a name that somebody plants and removes again raises no alarm', async () => {
+    const planted = path.join(small.repo, 'points', 'web1', '20260101T000000Z-00000000000000ff')
+    await writeFile(planted, 'x')
+    assert.equal((await run('points')).code, 4)
+    await rm(planted)
+    assert.ok(!(await warned('points')))
+    assert.deepEqual(await alarms(), [])
+  })
 })
