@@ -12,7 +12,7 @@ import { namedRefs, type TreeEntry } from './node-writer.ts'
 import { type PackKeyParts, parsePackKey } from './object-keys.ts'
 import { idPrefixBytes, type PackKind } from './pack-codec.ts'
 import { RecordKeys } from './record-keys.ts'
-import { storeRepair } from './repair-object.ts'
+import { type Repair, storeRepair } from './repair-object.ts'
 import type { ChunkRef, HealResult } from './repository.ts'
 import { RewrittenPacks } from './rewritten-packs.ts'
 import type { WriteContext } from './write-context.ts'
@@ -65,16 +65,19 @@ export class Healing {
   }
 
   /**
-   * For when the point is committed, and all its packs have their names. Never throws. `throwIfLost`: a repaired node must not be put
-   * when a collector may have removed what it points to, which it does not while the lease lives.
+   * For when the point is committed, and all its packs have their names. Never throws. A repaired node must not stay when a
+   * collection may remove what it points to: `throwIfLost` saves work, `stands` decides.
    */
-  async store(throwIfLost: () => void, options: AbortOptions): Promise<HealResult> {
+  async store(
+    { throwIfLost, stands }: Pick<Repair, 'throwIfLost' | 'stands'>,
+    options: AbortOptions,
+  ): Promise<HealResult> {
     const packs: PackId[] = []
     let records = 0
     let failure: string | undefined
     for (const [pack, { kind, refs }] of this.#byPack())
       try {
-        const healed = await storeRepair(this.#context, { kind, pack, refs, throwIfLost }, options)
+        const healed = await storeRepair(this.#context, { kind, pack, refs, throwIfLost, stands }, options)
         records += healed
         if (healed > 0) packs.push(pack)
       } catch (error) {

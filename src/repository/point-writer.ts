@@ -191,7 +191,9 @@ class LeasedPointWriter implements PointWriter {
     await this.#checkKeys(manifest, options)
     this.#state = 'committed'
     // Whatever comes of it, the point stands; the lease still says that work is under way.
-    this.#healed = await packs.healing.store(() => lease.throwIfLost(), options)
+    const stands = async (asked: AbortOptions) =>
+      (await checkBase(context, control, manifest.point, key, asked)) !== undefined
+    this.#healed = await packs.healing.store({ throwIfLost: () => lease.throwIfLost(), stands }, options)
     await this.#settle(new LifeboatError('interrupted', 'the point is committed'))
     // A lease that stays behind expires and is removed by the next GC, which finds the manifest.
     await control.delete([lease.key], options).catch(() => {})

@@ -23,6 +23,8 @@ export interface Repair {
   /** Where its contents lie whole. */
   readonly refs: readonly ChunkRef[]
   readonly throwIfLost: () => void
+  /** Whether the point still counts from which the records come, asked of the store. */
+  readonly stands: (options: AbortOptions) => Promise<boolean>
 }
 
 interface Copied {
@@ -30,7 +32,13 @@ interface Copied {
   readonly stored: Uint8Array
 }
 
-/** Gives how many records were copied: those that do not authenticate where they were said to lie are left out. */
+/**
+ * Gives how many records were copied: those that do not authenticate where they were said to lie are left out.
+ *
+ * A copied node points to packs that the point keeps. A collection that marked before the copy was put has not seen it, and
+ * removes them when the point was forgotten meanwhile: so the point is asked for after the copy is there, and a copy that may
+ * lead to nothing is taken back. One that comes later belongs to a collection that marks through the copy.
+ */
 export async function storeRepair(context: WriteContext, repair: Repair, options: AbortOptions): Promise<number> {
   const opener = new RecordOpener({ ...context, recordKeys: new RecordKeys(context.keyring) })
   let held: Copied[] = []
@@ -38,10 +46,20 @@ export async function storeRepair(context: WriteContext, repair: Repair, options
   let copied = 0
   const flush = async () => {
     repair.throwIfLost()
-    if (held.length > 0) await putRepair(context, repair, held, options)
-    copied += held.length
+    if (held.length > 0 && (await isPut())) copied += held.length
     held = []
     bytes = 0
+  }
+  const isPut = async (): Promise<boolean> => {
+    const key = await putRepair(context, repair, held, options)
+    if (repair.kind === 'data') return true
+    let stands = false
+    try {
+      stands = await repair.stands(options)
+    } finally {
+      if (!stands) await context.store.delete([key], options)
+    }
+    return stands
   }
   for (const [pack, refs] of Map.groupBy(repair.refs, ref => ref.pack)) {
     const object = packKey(repair.kind, context.domain.domain, pack)
@@ -95,7 +113,7 @@ async function putRepair(
   { kind, pack }: Repair,
   records: readonly Copied[],
   options: AbortOptions,
-): Promise<void> {
+): Promise<string> {
   const objectKey = packKey(kind, domain, pack, hex(random(8)))
   // Readers open its footer with the keys of the epoch that the damaged pack's name tells.
   const { metadataKey } = await keyring.domainKeys(domain, epochOf(pack), options)
@@ -119,4 +137,5 @@ async function putRepair(
     checksums,
   })
   await store.put(objectKey, [...body, footer, checksums, trailer], options)
+  return objectKey
 }

@@ -3,6 +3,8 @@
 export interface WriterPlan {
   /** The point to build upon: one of the start, or that of another writer ('M1'). */
   readonly base?: string
+  /** Its disk holds what this point holds as well, all of which it reads anew. */
+  readonly like?: string
   /** Contents that are stored already, or were. */
   readonly reuse?: readonly string[]
   /** The answer to the PUT of its manifest may be lost, and the PUT may land later. */
@@ -16,6 +18,8 @@ export interface Configuration {
   /** Contents of each point; whatever no point names is garbage from the start. */
   readonly points: Readonly<Record<string, readonly string[]>>
   /** W1 writes point M1, and so on. */
+  /** Verify could not read X's only leaf and its first chunk for a while, and has marked both. */
+  readonly isMarked?: boolean
   readonly writers?: readonly WriterPlan[]
   readonly collectors?: number
   readonly forgets?: readonly string[]
@@ -99,6 +103,16 @@ export const configurations: readonly Configuration[] = [
     forgets: ['X'],
   },
   { name: 'c14', packs: {}, points: {}, writers: [{ isAmbiguous: true }], collectors: 2 },
+  {
+    name: 'h1',
+    packs: LIVE,
+    points: X,
+    isMarked: true,
+    writers: [{ like: 'X' }],
+    collectors: 2,
+    forgets: ['M1'],
+    exports: ['X'],
+  },
   {
     name: 'b1',
     packs: { A, G: ['g0'], 'H.a': ['h0', 'h1'], 'H.b': ['h0'] },

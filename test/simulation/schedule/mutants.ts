@@ -268,6 +268,16 @@ export const mutants: readonly Mutant[] = [
     },
   },
   {
+    name: 'noRepairCheck',
+    says: 'a writer leaves its copy of a damaged node although its own point was forgotten meanwhile',
+    roles: ['writer'],
+    story: {
+      configuration: 'h1',
+      phases: [to('W1', /PUT meta\/\w+\.\w+/), to('F1'), to('GC1', /PUT gc/), to('W1'), to('GC1')],
+    },
+    mutate: inner => dropsDelete(inner, 'meta/'),
+  },
+  {
     name: 'noPin',
     says: 'an export puts no pin',
     roles: ['export'],

@@ -3,10 +3,13 @@ import { createHmac } from 'node:crypto'
 import { hex, type PointId } from '../../../src/core/ids.ts'
 import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
+import { putDamage } from '../../../src/repository/damage-marks.ts'
 import { isHook } from '../../../src/repository/index-codec.ts'
 import { parsePackKey, pointKey } from '../../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../../src/repository/open.ts'
 import { idPrefixBytes } from '../../../src/repository/pack-codec.ts'
+import { openTree } from '../../../src/repository/recovery-point.ts'
+import type { ChunkRef } from '../../../src/repository/repository.ts'
 import type { MemoryStore, StoredObject } from '../../../src/storage/memory.ts'
 import {
   beginBackup,
@@ -34,6 +37,8 @@ export type Image = ReadonlyMap<number, string>
 export interface Start {
   readonly configuration: Configuration
   readonly entries: ReadonlyMap<string, StoredObject>
+  /** Objects that marks call damaged. */
+  readonly marked: readonly string[]
   /** Of the points of the start, and of those that the writers will write. */
   readonly images: ReadonlyMap<string, Image>
   readonly pointIds: ReadonlyMap<string, PointId>
@@ -118,15 +123,16 @@ export async function makeStart(configuration: Configuration): Promise<Start> {
   for (const object of Object.keys(configuration.packs))
     if (object.includes('.')) store.tamper(packKeys.get(object.split('.')[0]!)!, undefined)
 
+  const marked = configuration.isMarked ? await markDamage(store, repository) : []
   for (const [n, writer] of (configuration.writers ?? []).entries()) {
-    const image = new Map(writer.base === undefined ? [] : images.get(writer.base))
+    const image = new Map(images.get(writer.base ?? writer.like ?? ''))
     const first = (n + 1) * LEAF
     for (const [at, content] of [`n${n + 1}`, ...(writer.reuse ?? [])].entries()) image.set(first + at, content)
     images.set(`M${n + 1}`, image)
     pointIds.set(`M${n + 1}`, pointNumber(100 + n))
   }
   for (const [name, id] of pointIds) names.set(id, name)
-  return { configuration, entries: store.snapshot(), images, pointIds, manifests, names, bytesOf }
+  return { configuration, entries: store.snapshot(), marked, images, pointIds, manifests, names, bytesOf }
 }
 
 /** One backup stores all packs; its manifest goes later, as if a collector had been interrupted after that. Its index leads to all of them. */
@@ -158,6 +164,26 @@ async function storePacks(
       if (held.has(hex(contents.idOf(first).subarray(0, idPrefixBytes)))) keys.set(pack, key)
   }
   return keys
+}
+
+/** Gives the keys of what is marked. */
+async function markDamage(store: MemoryStore, repository: OpenedRepository): Promise<readonly string[]> {
+  const [point] = await repository.points({ vm: VM })
+  const { disks } = await repository.manifest(point!)
+  const tree = openTree(repository.reading, await repository.manifest(point!), disks[0]!)
+  const marked: string[] = []
+  const mark = async ({ id, pack, slot }: ChunkRef) => {
+    const object = [...store.snapshot().keys()].find(key => parsePackKey(key)?.pack === pack)!
+    const contents = [id.slice(0, idPrefixBytes)]
+    const damage = { object, slots: [slot], contents, points: [point!.id], what: 'it could not be read' }
+    await putDamage(repository.reading.control, pack, damage, { who: 'verify', now: new Date(0) })
+    marked.push(object)
+  }
+  await mark(tree.top.ref(0)!)
+  const leaf = await tree.node(0, 0)
+  await mark(leaf!.ref(0)!)
+  await tree[Symbol.asyncDispose]()
+  return marked
 }
 
 /** Where a writer's own chunks begin. */
