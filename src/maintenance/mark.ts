@@ -27,7 +27,7 @@ export interface NodeSource {
 /**
  * Nodes as they are stored, in all their versions: a repaired pack's copies of a node may point elsewhere than the node itself, and a
  * reader may come upon either. Which packs have copies is asked once: what a writer repairs later points to what this run
- * does not remove, because its lease is waited for or has seen the run's record (docs/concurrency.md, section 9).
+ * does not remove, because its lease is waited for or has seen the run's record (docs/concurrency.md, section 11).
  */
 export function storedNodes({ records, store }: Pick<MaintenanceContext, 'records' | 'store'>): NodeSource {
   const rewritten = new Map<DomainId, Promise<ReadonlySet<PackId>>>()

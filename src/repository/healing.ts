@@ -1,7 +1,7 @@
 /**
  * A writer that holds what is damaged elsewhere heals it: it looks out for the contents that damage marks name, and when its
  * own point is committed copies the records where it stored or found them into `<damaged pack>.<run>`, so that older points
- * read again (docs/concurrency.md, section 9). Nothing here can fail a backup.
+ * read again (docs/concurrency.md, section 11). Nothing here can fail a backup.
  */
 import { messageOf } from '../core/errors.ts'
 import type { PackId } from '../core/ids.ts'

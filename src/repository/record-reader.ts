@@ -88,7 +88,7 @@ export class RecordReader {
 
   /**
    * All versions of those of these records that were repaired. A node that another writer has stored under the same id points to that
-   * writer's packs (docs/concurrency.md, section 9): who marks must mark what each of them reaches. What authenticates is delivered.
+   * writer's packs (docs/concurrency.md, section 11): who marks must mark what each of them reaches. What authenticates is delivered.
    */
   async readVersions(
     request: RecordRequest,
