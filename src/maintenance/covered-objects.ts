@@ -17,11 +17,11 @@ import {
   pointsPrefix,
   policiesPrefix,
 } from '../repository/object-keys.ts'
+import { readWholePack } from '../repository/pack-object.ts'
 import type { ReadContext } from '../repository/recovery-point.ts'
 import { checkOf } from '../repository/verify-objects.ts'
 import type { VerifyProblem } from '../repository/verify-problems.ts'
 import type { ObjectVersion, VersionedStore } from '../storage/versioned-store.ts'
-import { readWholePack } from './pack-object.ts'
 import { byKey } from './reached-objects.ts'
 
 export interface CoveredObject {
