@@ -13,7 +13,7 @@ export interface FailingWork {
   readonly work: (store: ObjectStore, seed: string) => Promise<void>
   /** Whatever has failed. */
   readonly unharmed: (store: MemoryStore) => Promise<void>
-  /** When it was done, at the first attempt or the second. */
+  /** When it was done, at the first attempt or the second: also where a failure was not told. */
   readonly finished?: (store: MemoryStore) => Promise<void>
 }
 
@@ -48,6 +48,7 @@ export async function failEachCall(
     }
     try {
       await unharmed(store)
+      if (failure === undefined) await finished(store)
       await work(intercepted(store, {}), `again ${k}`).catch(error => {
         // What was done although its last request failed is there, and cannot be done twice.
         if (failure !== undefined) throw error

@@ -19,7 +19,7 @@ import { applyPrune, planPrune } from '../../src/maintenance/prune.ts'
 import { scrubStored } from '../../src/maintenance/scrub.ts'
 import { listDamage } from '../../src/repository/damage-marks.ts'
 import { listHolds } from '../../src/repository/holds.ts'
-import { fenceKey } from '../../src/repository/object-keys.ts'
+import { fenceKey, parsePackKey } from '../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../src/repository/open.ts'
 import { type MemoryStore, memoryStore, type StoredObject } from '../../src/storage/memory.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
@@ -128,8 +128,11 @@ const scenes: Readonly<Record<string, Scene>> = {
     done: (_context, _store, listed) => assert.deepEqual(listed, [3, 4]),
   },
   prune: {
+    async set(context, _store, repository) {
+      await addHold(context, await summaryOf(repository, pointNumber(2)), 'a test')
+    },
     async work(context) {
-      await applyPrune(context, await planPrune(context, { policy: { keepLast: 2 }, zone: 'UTC' }))
+      await applyPrune(context, await planPrune(context, { policy: { keepLast: 1 }, zone: 'UTC' }))
     },
     kept: [2, 3, 4],
     done: (_context, _store, listed) => assert.deepEqual(listed, [2, 3, 4]),
@@ -137,7 +140,9 @@ const scenes: Readonly<Record<string, Scene>> = {
   'a hold, and its end': {
     async work(context, repository) {
       await addHold(context, await summaryOf(repository, pointNumber(2)), 'a test')
-      for (const { id, point } of (await listHolds(context.control)).holds) await removeHold(context, { id, point })
+      const { holds } = await listHolds(context.control)
+      assert.ok(holds.length > 0, 'it is held')
+      for (const { id, point } of holds) await removeHold(context, { id, point })
     },
     kept: [1, 2, 3, 4],
     async done({ control }) {
@@ -150,10 +155,10 @@ const scenes: Readonly<Record<string, Scene>> = {
     },
     kept: [1, 2, 3, 4],
     async done(_context, store) {
-      await backup(await openAny(fresh(store)), {
-        number: 9,
-        disks: [{ name: 'vda', image: new Uint8Array(C).fill(1) }],
-      })
+      const copy = memoryStore({ entries: store.snapshot(), clock })
+      await backup(await openAny(fresh(copy)), { number: 9, disks: [{ name: 'vda', image: seededRandom('nine')(C) }] })
+      const epochs = keysOf(copy, 'packs/').map(key => parsePackKey(key)?.pack.slice(0, 2))
+      assert.equal(epochs.filter(epoch => epoch !== '00').length, 1, 'what is stored from now on is under new keys')
     },
   },
   'verify --stored, and its mark': {
