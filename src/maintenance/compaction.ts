@@ -65,6 +65,7 @@ export async function compactPack(
   }
   if (survivors.size === 0 || survivors.size > limits.packSlotsMax) return stays('nothing')
   const bytesAfter = await writeCopy(context, run, sources[0]!, [...survivors.values()].sort(byOrigin(pack)), options)
+  if (bytesAfter === undefined) return stays('gone')
   const locked = await remove(sources)
   return {
     outcome: locked.size > 0 ? 'locked' : 'done',
@@ -94,14 +95,17 @@ const byOrigin =
     return a.origin < b.origin ? -1 : 1
   }
 
-/** Its size. It is read back before anything else goes: it will be the only copy. */
+/**
+ * Its size. It is read back before anything else goes: it will be the only copy. Undefined where it is not there any more: another
+ * run has taken it for one of its sources, copied it, and removed them all.
+ */
 async function writeCopy(
   { store, keyring, random }: Context,
   run: string,
   source: string,
   records: readonly Survivor[],
   options: AbortOptions,
-): Promise<number> {
+): Promise<number | undefined> {
   const place = parsePackKey(source)
   if (!place) throw new LifeboatError('internal', `${source} is no pack`)
   const { kind, domain, pack } = place
@@ -130,7 +134,8 @@ async function writeCopy(
   await store.put(key, parts, options)
   const size = parts.reduce((sum, { length }) => sum + length, 0)
   const stored = await getBounded(store, key, size, options)
-  if (!stored || !equals(stored, parts))
+  if (!stored) return undefined
+  if (!equals(stored, parts))
     throw new LifeboatError('store-failed', `${key} is not what was just stored there`, {
       details: { object: key },
       hint: 'No record was removed. Do not trust this store before you know why; then collect again.',
