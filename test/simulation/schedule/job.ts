@@ -1,4 +1,5 @@
 /** Many walks, here or in worker threads. A job is told by names and numbers alone, so that it can be sent and repeated. */
+import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { configurations } from './configuration.ts'
 import { mutants } from './mutants.ts'
@@ -85,17 +86,20 @@ export async function runJobs(
   )
 }
 
-function ask(worker: Worker, job: Job): Promise<JobResult> {
-  return new Promise((resolve, reject) => {
-    const settle = (end: () => void) => {
-      worker.removeAllListeners()
-      end()
-    }
-    worker.once('message', (result: JobResult) => settle(() => resolve(result)))
-    worker.once('error', error => settle(() => reject(error)))
-    worker.once('exit', code => settle(() => reject(new Error(`a worker ended with ${code}`))))
+async function ask(worker: Worker, job: Job): Promise<JobResult> {
+  const answered = new AbortController()
+  const { signal } = answered
+  try {
     worker.postMessage(job)
-  })
+    const [result] = await Promise.race([
+      once(worker, 'message', { signal }),
+      // `once` also rejects when the worker has an error.
+      once(worker, 'exit', { signal }).then(([code]) => Promise.reject(new Error(`a worker ended with ${code}`))),
+    ])
+    return result
+  } finally {
+    answered.abort()
+  }
 }
 
 export const storyOf = ({ seed, violation, story }: Found): string =>
