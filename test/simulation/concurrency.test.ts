@@ -1,6 +1,6 @@
 /**
  * Writers, exports, forgets and collections on one store, every request of each a step of a seeded schedule (docs/concurrency.md,
- * section 9). The shipped code runs; the rules that keep it safe are removed one at a time by decorators of a host's store.
+ * section 12). The shipped code runs; the rules that keep it safe are removed one at a time by decorators of a host's store.
  *
  * SEEDS=n makes n walks of each configuration; SEED=c7:20 repeats one and tells its story.
  */
