@@ -11,7 +11,15 @@ import type { ObjectStore } from '../../src/storage/object-store.ts'
 import { retrying } from '../../src/storage/retrying.ts'
 import { s3Store } from '../../src/storage/s3.ts'
 import { slowing } from '../../src/storage/slowing.ts'
-import { backup, openMemoryRepository, pointNumber, readBack } from './memory-repository.ts'
+import {
+  backup,
+  beginBackup,
+  commitBackup,
+  openMemoryRepository,
+  pointNumber,
+  readBack,
+  writeDisk,
+} from './memory-repository.ts'
 import { patternBytes } from './pattern.ts'
 import { startS3Fake } from './s3-fake.ts'
 import type { S3Fault, S3Operation } from './s3-fake-faults.ts'
@@ -85,10 +93,15 @@ export async function faultRun({ kinds, probability, seed, imageBytes = 256 * Ki
   const { endpoint, credentials } = fake
   // Only where a fault falls silent is a request given up early: elsewhere a busy machine would time out.
   const idleMs = faults.some(({ kind }) => SILENT.has(kind)) ? 500 : 20_000
-  await using bare = s3Store({ bucket: 'test', prefix: 'vms', endpoint, credentials, pathStyle: true, idleMs })
   const patience = { random: seededRandom(`patience ${seed}`), firstDelayMs: 2, delayMaxMs: 50, retryForMs: 15_000 }
-  const store = retrying(slowing(bare), patience)
+  /** As another process would, which knows nothing of the bucket yet. */
+  const open = () =>
+    retrying(
+      slowing(s3Store({ bucket: 'test', prefix: 'vms', endpoint, credentials, pathStyle: true, idleMs })),
+      patience,
+    )
   const tally: FaultTally = { fired: 0, requests: 0, finished: 0, failed: new Map() }
+  await using store = open()
   await initRepository({ store, credential, chunkSize: 4096, random: seededRandom(seed), clock: systemClock })
 
   const first = new Uint8Array(patternBytes(imageBytes, 3))
@@ -98,25 +111,29 @@ export async function faultRun({ kinds, probability, seed, imageBytes = 256 * Ki
 
   isOn = true
   const isFirstDone = await attempt(tally, 'backup', () =>
-    opened(store, seed, repository => backup(repository, { number: 1, disks: [{ name: 'vda', image: first }] })),
+    opened(open, seed, repository => backup(repository, { number: 1, disks: [{ name: 'vda', image: first }] })),
   )
   const base = isFirstDone ? pointNumber(1) : undefined
   const isSecondDone = await attempt(tally, 'backup', () =>
-    opened(store, `${seed} 2`, repository =>
-      backup(repository, { number: 2, disks: [{ name: 'vda', image: second, ...(base ? { base, changed } : {}) }] }),
-    ),
+    opened(open, `${seed} 2`, async repository => {
+      await using writer = await beginBackup(repository, { number: 2, disks: [], bases: base ? [base] : [] })
+      // A base that could not be found is left out, and the disk is then written whole.
+      const upon = base && writer.bases.has(base) ? { base, changed } : {}
+      await writeDisk(repository, writer, { name: 'vda', image: second, ...upon })
+      await commitBackup(writer)
+    }),
   )
   const done = [...(isFirstDone ? [[1, first] as const] : []), ...(isSecondDone ? [[2, second] as const] : [])]
   for (const [number, image] of done)
     await attempt(tally, 'restore', () =>
-      opened(store, `${seed} r${number}`, async repository =>
+      opened(open, `${seed} r${number}`, async repository =>
         assertBytes(await readBack(repository, pointNumber(number), 'vda'), image),
       ),
     )
-  await attempt(tally, 'verify', () => opened(store, `${seed} v`, verifyAll))
+  await attempt(tally, 'verify', () => opened(open, `${seed} v`, verifyAll))
   isOn = false
 
-  await opened(store, `${seed} calm`, async repository => {
+  await opened(open, `${seed} calm`, async repository => {
     const { problems } = await verifyAll(repository)
     assert.deepEqual(problems, [], 'without faults nothing is wrong')
     for (const [number, image] of done) assertBytes(await readBack(repository, pointNumber(number), 'vda'), image)
@@ -126,7 +143,8 @@ export async function faultRun({ kinds, probability, seed, imageBytes = 256 * Ki
   return tally
 }
 
-async function opened<T>(store: ObjectStore, seed: string, work: (repository: OpenedRepository) => Promise<T>) {
+async function opened<T>(open: () => ObjectStore, seed: string, work: (repository: OpenedRepository) => Promise<T>) {
+  await using store = open()
   await using repository = await openMemoryRepository(store, { seed, clock: systemClock })
   return await work(repository)
 }
