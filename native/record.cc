@@ -15,7 +15,9 @@ namespace {
 
 constexpr uint8_t kStored = 0;
 constexpr uint8_t kZstd = 1;
-constexpr int kLevel = 1;
+/** As in src/native/twin.ts. Matches of four bytes instead of level 3's five: what shrinks 64 KiB most for the time it takes. */
+constexpr int kLevel = 3;
+constexpr int kMinMatch = 4;
 /** A decoder of streams would allocate this; ours decodes straight into the target and only wants to agree with those. */
 constexpr unsigned long long kWindowMax = 8 * 1024 * 1024;
 
@@ -39,6 +41,7 @@ ZSTD_CCtx* compressor() {
   thread_local std::unique_ptr<ZSTD_CCtx, FreeCompressor> context(ZSTD_createCCtx());
   if (!context) throw std::bad_alloc();
   ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, kLevel);
+  ZSTD_CCtx_setParameter(context.get(), ZSTD_c_minMatch, kMinMatch);
   return context.get();
 }
 

@@ -7,8 +7,8 @@ import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits } from './
 import { badRecord, CODEC_STORED, CODEC_ZSTD, openRecord, RECORD_HEAD, RECORD_TAG, sealRecord } from './record.ts'
 import { isZero } from './zero.ts'
 
-/** Level 1 takes most of the time of a backup already, and 3 gains a tenth of the space for twice that. */
-const ZSTD = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
+/** As in native/record.cc; why these is in docs/decisions/0016-compression-level.md. */
+const ZSTD = { params: { [constants.ZSTD_c_compressionLevel]: 3, [constants.ZSTD_c_minMatch]: 4 } }
 
 /** Writes head and payload at the start of `target`; the length of both. */
 function encodeRecord(chunk: Uint8Array, target: Uint8Array): number {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { test } from 'node:test'
-import { zstdCompressSync } from 'node:zlib'
+import { constants, zstdCompressSync } from 'node:zlib'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { KiB, MiB } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
@@ -15,6 +15,14 @@ const random = seededRandom(seed)
 
 const sourceOf = (chunkSize: number, count: number): Uint8Array =>
   Buffer.concat(Array.from({ length: count }, (_, at) => chunkOf(CONTENTS[at % CONTENTS.length]!, chunkSize, random)))
+
+/** Words of four bytes out of sixty-four, with a byte of noise after each: no match is longer, and bytes are evenly spread. */
+function shortMatches(size: number): Uint8Array {
+  const words = Array.from({ length: 64 }, () => random(4))
+  return Buffer.concat(
+    Array.from({ length: Math.ceil(size / 5) }, () => [words[random(1)[0]! % 64]!, random(1)]).flat(),
+  ).subarray(0, size)
+}
 
 /** From coreutils' sha256sum. */
 const SHA256_OF_A = [
@@ -125,6 +133,44 @@ test('chunks that do not shrink are stored as they are, in exactly the space tha
       RangeError,
     )
   }
+})
+
+test('a chunk that shrinks by a thirtieth or more is not stored as it is', async () => {
+  const chunkSize = 64 * KiB
+  const chunks = {
+    'half of it zeros': chunkOf('half', chunkSize, random),
+    'noise with one run of zeros': random(chunkSize).fill(0, 40_000, 43_000),
+    'noise that repeats after 32 KiB': Buffer.concat([random(32 * KiB)].flatMap(half => [half, half])),
+    'noise of seven bits a byte': random(chunkSize).map(byte => byte & 0x7f),
+    'short matches in noise': shortMatches(chunkSize),
+  }
+  const source = Buffer.concat(Object.values(chunks))
+  for (const [name, pipeline] of pipelines) {
+    const indexes = Uint32Array.from(Object.keys(chunks).keys())
+    const target = new Uint8Array(indexes.length * (chunkSize + 20))
+    const lengths = await pipeline.compressChunks(source, chunkSize, indexes, target, 0)
+    let at = 0
+    for (const [position, what] of Object.keys(chunks).entries()) {
+      assert.equal(target[at], 1, `${name}: ${what} is stored as it is`)
+      assert.ok(lengths[position]! < chunkSize, `${name}: ${what} takes ${lengths[position]} bytes`)
+      at += lengths[position]!
+    }
+  }
+})
+
+test('twin and addon compress as much, and find matches of four bytes', async () => {
+  const chunkSize = 64 * KiB
+  const source = shortMatches(chunkSize)
+  const sizes: number[] = []
+  for (const [, pipeline] of pipelines) {
+    const target = new Uint8Array(chunkSize + 20)
+    const [length] = await pipeline.compressChunks(source, chunkSize, Uint32Array.of(0), target, 0)
+    sizes.push(length!)
+  }
+  const plain = zstdCompressSync(source, { params: { [constants.ZSTD_c_compressionLevel]: 3 } }).length + 20
+  const [twin, native] = sizes as [number, number]
+  assert.ok(Math.abs(twin - native) < chunkSize / 100, `twin ${twin}, addon ${native}`)
+  assert.ok(Math.max(twin, native) < plain * 0.9, `twin ${twin}, addon ${native}, level 3 alone ${plain}`)
 })
 
 test('a flipped bit anywhere in a record, or in its place, key or id, is refused', async () => {
