@@ -1,8 +1,9 @@
 /**
  * What a scan remembers of a disk: a digest of every block at the last backup, in a file.
  *
- *   "LBSCAN01" | length of the header (u32, big-endian) | header (JSON) | 16 bytes a block | SHA-256 of all before
+ *   "LBSCAN02" | length of the header (u32, big-endian) | header (JSON) | 16 bytes a block | SHA-256 of all before
  *
+ * A whole block of zeros has 16 zeros instead of its digest, so that holes take no memory until they are read back.
  * The file is replaced as a whole. One that is absent, damaged or of another version is no state: the disk is read in full.
  */
 import { createHash } from 'node:crypto'
@@ -25,7 +26,7 @@ export interface ScanState {
   readonly digests: Uint8Array
 }
 
-const MAGIC = Buffer.from('LBSCAN01')
+const MAGIC = Buffer.from('LBSCAN02')
 const SUM_BYTES = 32
 const HEADER_MAX = 4096
 

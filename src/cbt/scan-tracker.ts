@@ -21,6 +21,7 @@ export class ScanningReader implements BlockReader {
   readonly #inner: BlockReader
   readonly #seen: Uint8Array
   readonly #hash: XXHash128
+  readonly #ofZeros: Buffer
   #bytesRead = 0
 
   constructor(inner: BlockReader, secret: Uint8Array) {
@@ -31,6 +32,7 @@ export class ScanningReader implements BlockReader {
     this.digests = new Uint8Array(blockCount(inner.size) * DIGEST_BYTES)
     this.#seen = new Uint8Array(blockCount(inner.size))
     this.#hash = new xxhash.XXHash128(Buffer.from(secret))
+    this.#ofZeros = this.#digest(Buffer.alloc(SCAN_BLOCK))
   }
 
   /** Of the disk, by the scan and by others, bytes. */
@@ -95,26 +97,25 @@ export class ScanningReader implements BlockReader {
     }
   }
 
-  /** What was not read lies in holes. All whole blocks of zeros have one digest: a terabyte of holes is 16 million blocks. */
+  /** What was not read lies in holes. Digests of whole blocks of zeros are zeros, which they are already. */
   #rememberHoles(): void {
-    const zeros = Buffer.alloc(SCAN_BLOCK)
     const whole = Math.floor(this.size / SCAN_BLOCK)
-    let digest: Uint8Array | undefined
-    for (let block = this.#seen.indexOf(0); block >= 0; block = this.#seen.indexOf(0, block + 1))
-      if (block < whole && digest) {
-        this.digests.set(digest, block * DIGEST_BYTES)
-        this.#seen[block] = 1
-      } else {
-        this.#remember(block, zeros.subarray(0, Math.min(SCAN_BLOCK, this.size - block * SCAN_BLOCK)))
-        if (block < whole) digest = this.digests.slice(block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES)
-      }
+    if (whole < this.#seen.length && !this.#seen[whole]) this.#remember(whole, Buffer.alloc(this.size % SCAN_BLOCK))
+    this.#seen.fill(1)
   }
 
   #remember(block: number, bytes: Buffer): void {
+    const digest = this.#digest(bytes)
+    // Written only where it differs, so that pages of digests that describe zeros never get memory.
+    if (!digest.equals(this.#ofZeros)) this.digests.set(digest, block * DIGEST_BYTES)
+    else if (this.#seen[block]) this.digests.fill(0, block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES)
+    this.#seen[block] = 1
+  }
+
+  #digest(bytes: Buffer): Buffer {
     this.#hash.reset()
     this.#hash.update(bytes)
-    this.digests.set(this.#hash.digest(), block * DIGEST_BYTES)
-    this.#seen[block] = 1
+    return this.#hash.digest()
   }
 }
 

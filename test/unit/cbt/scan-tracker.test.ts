@@ -62,6 +62,27 @@ test('exactly the blocks that differ are changed, also the short last one and th
   ])
 })
 
+test('a block of zeros has one digest, whether it is a hole, was read, or became zeros after it was read', async () => {
+  const bytes = random(4 * SCAN_BLOCK + 100)
+  bytes.fill(0, SCAN_BLOCK, 2 * SCAN_BLOCK)
+  bytes.fill(0, 4 * SCAN_BLOCK)
+  const expected = await digestsOf(bytes)
+  const later = image(bytes)
+  const reader = new ScanningReader(later, secret)
+  bytes.fill(7, SCAN_BLOCK, 2 * SCAN_BLOCK)
+  const target = new Uint8Array(bytes.length)
+  await reader.readInto(target, 0)
+  assert.notDeepEqual(reader.digests, expected)
+  bytes.fill(0, SCAN_BLOCK, 2 * SCAN_BLOCK)
+  await reader.readInto(target, 0)
+  assert.deepEqual(reader.digests, expected)
+  assert.deepEqual([...expected.subarray(16, 32)], Array(16).fill(0))
+  assert.ok(
+    expected.subarray(64).some(byte => byte !== 0),
+    'a short last block has its own digest',
+  )
+})
+
 test('what the backup has read is not read again, and its digests are those of the bytes that it got', async () => {
   const bytes = random(40 * SCAN_BLOCK)
   const source = image(bytes)
