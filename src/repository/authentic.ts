@@ -8,8 +8,8 @@ import { configKey, keysPrefix } from './object-keys.ts'
 import { firstVersions, tellReadPast } from './unhidden.ts'
 
 /**
- * What `read` makes of the object, as it is or, where that is not authentic, of its versions from the oldest on. `read` is given
- * the store in which `key` is that version. Throws the first failure.
+ * What `read` makes of the object, fetched again once where it is not authentic, or, where that does not help, of its versions
+ * from the oldest on. `read` is given the store in which `key` is that version. Throws the last failure of the object as it is.
  */
 export async function authentic<T>(
   store: ObjectStore,
@@ -18,7 +18,7 @@ export async function authentic<T>(
   options?: AbortOptions,
 ): Promise<T> {
   try {
-    return await read(store)
+    return await twice(() => read(store))
   } catch (error) {
     if (!isIntegrityError(error) || !store.versioned) throw error
     for (const version of await versionsBelow(store.versioned, key, options))
@@ -30,6 +30,16 @@ export async function authentic<T>(
         if (!isIntegrityError(worse)) throw worse
       }
     throw error
+  }
+}
+
+/** Once more, for what a cache or a line has damaged on the way. */
+export async function twice<T>(read: () => Promise<T>): Promise<T> {
+  try {
+    return await read()
+  } catch (error) {
+    if (!isIntegrityError(error)) throw error
+    return await read()
   }
 }
 

@@ -9,7 +9,7 @@ import { parseConfig, type RepositoryConfig, type UnverifiedConfig, verifyConfig
 import type { Credential } from '../crypto/keys.ts'
 import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
-import { firstKeys } from './authentic.ts'
+import { firstKeys, twice } from './authentic.ts'
 import { ChunkFetcher } from './chunk-fetcher.ts'
 import { controlObjects, getBounded } from './control-object.ts'
 import { type Keyring, keyring, unlock } from './keyring.ts'
@@ -59,7 +59,7 @@ export interface OpenedRepository extends Repository {
 export async function openRepository(request: OpenRequest): Promise<OpenedRepository> {
   const store = unhidden(request.store)
   try {
-    return await openAs(request, store)
+    return await twice(() => openAs(request, store))
   } catch (error) {
     const { versioned } = store
     if (!versioned || !mayBeShadowed(error) || !(await versioned.features(request)).versioning) throw error
