@@ -297,6 +297,9 @@ class GcRun {
 
   async #removePacks(packs: readonly CondemnedPack[], hints: readonly string[]): Promise<void> {
     const total = packs.reduce((sum, { keys }) => sum + keys.length, 0)
+    const isMark = (key: string) => key.startsWith(damagedPrefix)
+    // Indexes go before the packs that they lead to, by which the next run finds them if this one ends between. Marks go after what they warn of.
+    await this.#removeHints(hints.filter(key => !isMark(key)))
     for (let at = 0; at < packs.length; at += PACKS_PER_BATCH) {
       const batch = packs.slice(at, at + PACKS_PER_BATCH)
       const locked = await this.#delete(batch.flatMap(({ keys }) => keys))
@@ -308,8 +311,12 @@ class GcRun {
       }
       this.#options.progress?.({ phase: 'removing', done: this.#packs, total })
     }
-    await this.#delete(hints)
-    for (const { key, bytes } of this.#plan.hints) if (hints.includes(key)) this.#bytesFreed += bytes
+    await this.#removeHints(hints.filter(isMark))
+  }
+
+  async #removeHints(keys: readonly string[]): Promise<void> {
+    await this.#delete(keys)
+    for (const { key, bytes } of this.#plan.hints) if (keys.includes(key)) this.#bytesFreed += bytes
   }
 
   async #delete(keys: readonly string[]): Promise<ReadonlySet<string>> {
