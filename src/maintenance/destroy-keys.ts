@@ -116,7 +116,7 @@ async function refuseRunning({ control, store }: DestroyContext, vm: string, opt
     if (lease?.text('vm') !== vm) continue
     throw new LifeboatError('vm-busy', `A ${lease.text('kind')} of ${vm} is at work on ${lease.text('host')}`, {
       details: { object: key },
-      hint: 'Wait until it ends; one that died is ended by `lifeboat gc` or `lifeboat unlock`.',
+      hint: 'Wait until it ends; one that died is ended by `lifeboat unlock`.',
     })
   }
 }

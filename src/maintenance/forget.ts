@@ -110,8 +110,8 @@ const NAMED = 5
 const WAYS_OUT: Readonly<Record<Protection['kind'], string>> = {
   held: '`lifeboat hold list` shows holds, `lifeboat hold remove` lifts one',
   pinned: 'end the command or discard the session that reads it',
-  base: 'wait for the backup that builds upon it; one that died is ended by `lifeboat gc` or `lifeboat unlock`',
-  'being-written': 'wait until it ends; one that died is ended by `lifeboat gc` or `lifeboat unlock`',
+  base: 'wait for the backup that builds upon it; one that died is ended by `lifeboat unlock`',
+  'being-written': 'wait until it ends; one that died is ended by `lifeboat unlock`',
   locked: 'the store keeps it until then, whatever is asked',
   newest: '--last-point forgets even the newest point of a VM',
 }
