@@ -2,6 +2,7 @@ import { limits } from '../core/limits.ts'
 import { applyGc, type GcResult } from '../maintenance/gc-apply.ts'
 import { type GcPlan, planGc } from '../maintenance/gc-plan.ts'
 import { maintenanceContext } from '../maintenance/maintenance.ts'
+import { compareClocks } from '../repository/clock-skew.ts'
 import { showEstimate, withMore } from './estimate.ts'
 import { gcProgress } from './gc-progress.ts'
 import type { Output } from './output.ts'
@@ -32,6 +33,11 @@ export const gcCommand = verb<Flags>({
       output.warning('without a grace, readers that cannot pin their point may lose it while they read')
     await using opened = await invocation.openRepository()
     const context = maintenanceContext(opened.repository, invocation.who)
+    const { skewMs, storeNow, isFar } = await compareClocks(context, { signal })
+    if (isFar)
+      output.warning(
+        `this host's clock and the store's are ${Math.round(skewMs / 1000)} s apart (the store says ${storeNow.toISOString()}): no rule of a collection depends on it, but points and locks are dated by it. Set the one that is wrong (NTP)`,
+      )
     const bar = gcProgress(output)
     try {
       const plan = await planGc(context, { exclusive, signal, progress: bar.update })

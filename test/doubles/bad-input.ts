@@ -106,7 +106,7 @@ export async function refusedWithoutTrace(dir: string, run: () => Promise<Answer
   return answer
 }
 
-const WITHIN = /(^|\/)(leases|pins|fences|points|forgotten|packs|meta|probe|index|state)(\/|$)/
+const WITHIN = /(^|\/)(leases|pins|fences|points|forgotten|packs|meta|probe|index|claims|state)(\/|$)/
 
 const files = async (dir: string): Promise<Record<string, string>> =>
   Object.fromEntries(

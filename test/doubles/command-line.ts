@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { Writable } from 'node:stream'
 import { run } from '../../src/cli/main.ts'
-import { systemClock } from '../../src/core/clock.ts'
+import { type Clock, systemClock } from '../../src/core/clock.ts'
 import { systemRandom } from '../../src/core/random.ts'
 
 export interface Answer {
@@ -34,7 +34,10 @@ export interface CommandLine extends AsyncDisposable {
   at(...parts: string[]): string
 }
 
-export function commandLine(environment: Record<string, string | undefined> = {}): CommandLine {
+export function commandLine(
+  environment: Record<string, string | undefined> = {},
+  { clock = systemClock }: { clock?: Clock } = {},
+): CommandLine {
   const dir = mkdtempSync(path.join(tmpdir(), 'lifeboat-cli-'))
   const own = { HOME: dir, LIFEBOAT_STATE_DIR: path.join(dir, 'state'), ...environment }
   const answer = async (words: string | readonly string[], { signal }: { signal?: AbortSignal } = {}) => {
@@ -43,7 +46,7 @@ export function commandLine(environment: Record<string, string | undefined> = {}
       environment: own,
       stdout: stdout.stream,
       stderr: stderr.stream,
-      clock: systemClock,
+      clock,
       random: systemRandom,
       signal: signal ?? new AbortController().signal,
     })

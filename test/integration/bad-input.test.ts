@@ -411,7 +411,15 @@ describe('bad input', { timeout: 120_000 }, () => {
   test('points shows who holds a point and why', async () => {
     await using repository = await small.open()
     const point: PointId = pointId(small.points[0])
-    const hold = { counter: 1, point, manifest: 'x', kind: 'restore', host: 'h', expiryMs: null, created: 'now' }
+    const hold = {
+      counter: 1,
+      point,
+      manifest: 'x',
+      kind: 'restore',
+      host: 'h',
+      expiryMs: null,
+      created: '2026-11-21T10:00:00.000Z',
+    }
     await repository.reading.control.put('hold', 'holds/00000000000000aa', { ...hold, who: 'legal', reason: 'case 7' })
     const { json } = done(await small.cli.json(ours('points web1')))
     assert.ok(typeof json === 'object' && json !== null && 'points' in json && Array.isArray(json.points))
