@@ -72,7 +72,7 @@ test('chance alone finds most of them, and nothing where no story is known', asy
     mutants.map(({ name, story }) => ({
       configuration: story?.configuration ?? 'c7',
       from: first,
-      count: 300,
+      count: 200,
       mutant: name,
       isSearch: true,
     })),
