@@ -1,6 +1,6 @@
 /** The answer of a dry run: what the command would ask of the store, in requests, bytes and money. */
 import type { StoreFigures } from '../storage/metered.ts'
-import { type Cost, costOf, type StoreUse } from '../storage/prices.ts'
+import { type Cost, costOf, FREE, type StoreUse } from '../storage/prices.ts'
 import type { Invocation } from './invocation.ts'
 import { requestsText } from './requests.ts'
 import { formatBytes } from './units.ts'
@@ -29,7 +29,9 @@ export function showEstimate(
       people()
       const bound = isUpperBound ? 'at most ' : ''
       output.line(`estimated, nothing was written: ${bound}${requestsText(requests) ?? 'no requests'}`)
-      output.line(`  kept in the store: ${bound}${formatBytes(bytesKept)} more`)
+      const change = `${formatBytes(Math.abs(bytesKept))} ${bytesKept < 0 ? 'less' : 'more'}`
+      output.line(`  kept in the store: ${bound}${change}`)
+      if (list.name === FREE.name) return
       output.line(
         `  at the prices of ${list.name}${isAssumed ? ' (assumed: name yours with `prices:`)' : ''}: ${words(cost)}`,
       )

@@ -102,7 +102,11 @@ const missingFor = ({ versioning, objectLock }: StoreCapabilities): string =>
 /** Keys without a config belong to nobody: those of an init that was interrupted, or of one that is at work and will find our config. */
 async function refuseNonEmpty(store: ObjectStore, options: AbortOptions): Promise<void> {
   for await (const { key } of store.list('', options))
-    if (!key.startsWith(keysPrefix) && !key.startsWith(PROBE_PREFIX)) throw exists(store, key)
+    if (!key.startsWith(keysPrefix) && !key.startsWith(PROBE_PREFIX)) {
+      // What a repository holds beside its config comes first in a listing.
+      const isRepository = (await store.head(configKey, options)) !== undefined
+      throw exists(store, isRepository ? configKey : key)
+    }
 }
 
 const exists = (store: ObjectStore, key: string): LifeboatError =>

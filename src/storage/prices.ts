@@ -21,7 +21,8 @@ export interface PriceList {
   readonly egressPerGiB: number
 }
 
-const FREE: PriceList = {
+/** Of a folder. */
+export const FREE: PriceList = {
   name: 'none',
   currency: 'USD',
   putPer1000: 0,
