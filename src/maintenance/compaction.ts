@@ -3,14 +3,15 @@
  * other objects go. Nothing is opened but footers, so it needs no right to data.
  */
 import { isIntegrityError, LifeboatError } from '../core/errors.ts'
-import { hex, type PackId, unhex } from '../core/ids.ts'
+import { hex, type PackId, packId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { sealFooter } from '../crypto/footer.ts'
 import { getBounded } from '../repository/control-object.ts'
 import { packKey, parsePackKey } from '../repository/object-keys.ts'
-import { buildTrailer, encodeChecksums, encodeRows, idPrefixBytes } from '../repository/pack-codec.ts'
+import { idPrefixBytes } from '../repository/pack-codec.ts'
 import { readWholePack, type WholePack } from '../repository/pack-object.ts'
+import { epochOf } from '../repository/record-keys.ts'
+import { type CopiedRecord, encodeRewrittenObject } from '../repository/rewritten-object.ts'
 import type { CompactionPlan } from './compaction-plan.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 
@@ -22,15 +23,6 @@ export interface CompactionOutcome {
   readonly removed: number
   readonly bytesBefore: number
   readonly bytesAfter: number
-}
-
-/** A record that is copied. */
-interface Survivor {
-  readonly idPrefix: Uint8Array
-  readonly stored: Uint8Array
-  /** Hex of the pack that it was sealed for: mostly this one, another's where a repair has put it here. */
-  readonly origin: string
-  readonly slot: number
 }
 
 export interface Compaction extends CompactionPlan {
@@ -45,7 +37,7 @@ export async function compactPack(
   options: AbortOptions,
 ): Promise<CompactionOutcome> {
   const gone = new Set(dead)
-  const survivors = new Map<string, Survivor>()
+  const survivors = new Map<string, CopiedRecord>()
   let bytesBefore = 0
   const stays = (outcome: CompactionOutcome['outcome']) => ({ outcome, removed: 0, bytesBefore: 0, bytesAfter: 0 })
   try {
@@ -75,13 +67,13 @@ export async function compactPack(
   }
 }
 
-function* recordsOf({ rows, body }: WholePack, pack: PackId): Iterable<Survivor> {
+function* recordsOf({ rows, body }: WholePack, pack: PackId): Iterable<CopiedRecord> {
   const { origins, offsets, lengths, idPrefixes } = rows
   for (let row = 0; row < rows.count; row++)
     yield {
       idPrefix: idPrefixes.subarray(row * idPrefixBytes, (row + 1) * idPrefixBytes),
       stored: body.subarray(offsets[row], offsets[row]! + lengths[row]!),
-      origin: origins ? hex(origins.packs.subarray(row * 16, row * 16 + 16)) : pack,
+      origin: origins ? packId(hex(origins.packs.subarray(row * 16, row * 16 + 16))) : pack,
       slot: origins ? origins.slots[row]! : row,
     }
 }
@@ -89,7 +81,7 @@ function* recordsOf({ rows, body }: WholePack, pack: PackId): Iterable<Survivor>
 /** Siblings stay beside each other. */
 const byOrigin =
   (pack: PackId) =>
-  (a: Survivor, b: Survivor): number => {
+  (a: CopiedRecord, b: CopiedRecord): number => {
     if (a.origin === b.origin) return a.slot - b.slot
     if (a.origin === pack || b.origin === pack) return a.origin === pack ? -1 : 1
     return a.origin < b.origin ? -1 : 1
@@ -103,34 +95,16 @@ async function writeCopy(
   { store, keyring, random }: Context,
   run: string,
   source: string,
-  records: readonly Survivor[],
+  records: readonly CopiedRecord[],
   options: AbortOptions,
 ): Promise<number | undefined> {
   const place = parsePackKey(source)
   if (!place) throw new LifeboatError('internal', `${source} is no pack`)
   const { kind, domain, pack } = place
   const key = packKey(kind, domain, pack, run)
-  const { metadataKey } = await keyring.domainKeys(domain, Number.parseInt(pack.slice(0, 2), 16), options)
-  const rows = encodeRows({
-    count: records.length,
-    idPrefixes: Buffer.concat(records.map(({ idPrefix }) => idPrefix)),
-    lengths: Uint32Array.from(records, ({ stored }) => stored.length),
-    origins: {
-      packs: Buffer.concat(records.map(({ origin }) => unhex(origin))),
-      slots: Uint16Array.from(records, ({ slot }) => slot),
-    },
-  })
-  const footer = sealFooter({ repository: keyring.repository.repository, objectKey: key }, metadataKey, rows, random)
-  const body = records.map(({ stored }) => stored)
-  const checksums = encodeChecksums([...body, footer])
-  const trailer = buildTrailer(pack, kind, {
-    rowCount: records.length,
-    rewritten: true,
-    bodyLength: body.reduce((sum, { length }) => sum + length, 0),
-    footerLength: footer.length,
-    checksums,
-  })
-  const parts = [...body, footer, checksums, trailer]
+  const { metadataKey } = await keyring.domainKeys(domain, epochOf(pack), options)
+  const { repository } = keyring.repository
+  const parts = encodeRewrittenObject({ repository, objectKey: key, kind, pack, metadataKey, random }, records)
   await store.put(key, parts, options)
   const size = parts.reduce((sum, { length }) => sum + length, 0)
   const stored = await getBounded(store, key, size, options)

@@ -4,16 +4,16 @@
  */
 
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
-import { hex, type PackId, unhex } from '../core/ids.ts'
+import { hex, type PackId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { sealFooter } from '../crypto/footer.ts'
 import { packKey } from './object-keys.ts'
-import { buildTrailer, encodeChecksums, encodeRows, idPrefixBytes, type PackKind } from './pack-codec.ts'
+import { idPrefixBytes, type PackKind } from './pack-codec.ts'
 import { epochOf, RecordKeys } from './record-keys.ts'
 import { RecordOpener } from './record-opener.ts'
 import { planRuns } from './record-runs.ts'
 import type { ChunkRef } from './repository.ts'
+import { encodeRewrittenObject } from './rewritten-object.ts'
 import type { WriteContext } from './write-context.ts'
 
 export interface Repair {
@@ -115,27 +115,14 @@ async function putRepair(
   options: AbortOptions,
 ): Promise<string> {
   const objectKey = packKey(kind, domain, pack, hex(random(8)))
-  // Readers open its footer with the keys of the epoch that the damaged pack's name tells.
   const { metadataKey } = await keyring.domainKeys(domain, epochOf(pack), options)
-  const rows = {
-    count: records.length,
-    idPrefixes: Buffer.concat(records.map(({ ref }) => ref.id.subarray(0, idPrefixBytes))),
-    lengths: Uint32Array.from(records, ({ stored }) => stored.length),
-    origins: {
-      packs: Buffer.concat(records.map(({ ref }) => unhex(ref.pack))),
-      slots: Uint16Array.from(records, ({ ref }) => ref.slot),
-    },
-  }
-  const footer = sealFooter({ repository: keys.repository, objectKey }, metadataKey, encodeRows(rows), random)
-  const body = records.map(({ stored }) => stored)
-  const checksums = encodeChecksums([...body, footer])
-  const trailer = buildTrailer(pack, kind, {
-    rowCount: records.length,
-    rewritten: true,
-    bodyLength: body.reduce((sum, { length }) => sum + length, 0),
-    footerLength: footer.length,
-    checksums,
-  })
-  await store.put(objectKey, [...body, footer, checksums, trailer], options)
+  const copies = records.map(({ ref, stored }) => ({
+    idPrefix: ref.id.subarray(0, idPrefixBytes),
+    stored,
+    origin: ref.pack,
+    slot: ref.slot,
+  }))
+  const place = { repository: keys.repository, objectKey, kind, pack, metadataKey, random }
+  await store.put(objectKey, encodeRewrittenObject(place, copies), options)
   return objectKey
 }
