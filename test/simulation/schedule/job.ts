@@ -23,6 +23,7 @@ export interface JobResult {
   /** How often each kind of process ended in each way. */
   readonly ends: Readonly<Record<string, number>>
   readonly found: readonly Found[]
+  readonly differences: number
 }
 
 export interface Found {
@@ -37,10 +38,12 @@ export async function runJob(job: Job): Promise<JobResult> {
   const found: Found[] = []
   let walks = 0
   let steps = 0
+  let differences = 0
   for (let seed = job.from; seed < job.from + job.count; seed++) {
     const result = await walkOnce(job, seed)
     walks++
     steps += result.story.length
+    differences += result.differences
     for (const [name, end] of result.ends) {
       const kind = `${name.replace(/\d+$/, '')} ${end}`
       ends[kind] = (ends[kind] ?? 0) + 1
@@ -49,7 +52,7 @@ export async function runJob(job: Job): Promise<JobResult> {
     found.push({ seed: nameOf(job, seed), violation: result.violation, story: result.story })
     if (job.isSearch) break
   }
-  return { job, walks, steps, ends, found }
+  return { job, walks, steps, ends, found, differences }
 }
 
 async function walkOnce({ configuration, mutant, along }: Job, seed: number): Promise<WalkResult> {

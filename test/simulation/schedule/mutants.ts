@@ -36,6 +36,8 @@ export interface MutantTools {
   readonly store: MemoryStore
   readonly repository: OpenedRepository
   readonly oracle: Oracle
+  /** A harmless mutant got another answer than it would have without its mutation. */
+  readonly differed: () => void
 }
 
 export type Role = 'writer' | 'export' | 'forget' | 'collector'
@@ -44,8 +46,10 @@ export interface Mutant {
   readonly name: string
   readonly says: string
   readonly roles: readonly Role[]
-  /** Where its shortest story was found, and how to make that story likely. Absent: no story is known. */
-  readonly story?: { readonly configuration: string } & Steer
+  /** Where its shortest story was found, and how to make that story likely. */
+  readonly story: { readonly configuration: string } & Steer
+  /** Why nothing is lost without the rule; the story is then one in which the rule makes a difference. */
+  readonly harmless?: string
   /** For one process. */
   mutate(inner: ObjectStore, tools: MutantTools): ObjectStore
 }
@@ -99,7 +103,11 @@ function remembers(
 }
 
 /** The n-th whole listing of a prefix is answered like one before it, where `as` says so. */
-function repeatsListing(inner: ObjectStore, under: string, as: (n: number) => number | undefined): ObjectStore {
+function repeatsListing(
+  inner: ObjectStore,
+  under: string,
+  as: (n: number, first: readonly ObjectInfo[]) => number | undefined,
+): ObjectStore {
   const seen: ObjectInfo[][] = []
   return {
     ...inner,
@@ -108,7 +116,7 @@ function repeatsListing(inner: ObjectStore, under: string, as: (n: number) => nu
         yield* inner.list(prefix, options)
         return
       }
-      const like = as(seen.length)
+      const like = as(seen.length, seen[0] ?? [])
       const page = like === undefined ? await Array.fromAsync(inner.list(prefix, options)) : (seen[like] ?? [])
       seen.push(page)
       yield* page
@@ -393,7 +401,18 @@ export const mutants: readonly Mutant[] = [
     name: 'noPinRecheck',
     says: 'a collector lists pins once only',
     roles: ['collector'],
-    mutate: inner => repeatsListing(inner, pinsPrefix, n => (n === 0 ? undefined : 0)),
+    story: {
+      configuration: 'c2',
+      phases: [to('E1', /PUT pins/), to('F1'), to('GC1', /PUT gc/), to('E1', /GET forgotten/), to('GC1'), to('E1')],
+    },
+    harmless: 'a pin that the first listing missed is younger than the mark, and its owner sees that',
+    mutate: (inner, { store, differed }) =>
+      repeatsListing(inner, pinsPrefix, (n, first) => {
+        if (n === 0) return undefined
+        const now = [...store.snapshot().keys()].filter(key => key.startsWith(pinsPrefix))
+        if (now.length !== first.length || first.some(({ key }) => !now.includes(key))) differed()
+        return 0
+      }),
   },
   {
     name: 'runRecordEarly',
@@ -431,7 +450,12 @@ export const mutants: readonly Mutant[] = [
     name: 'noSourceAbort',
     says: 'a compaction goes on when one of its sources is gone',
     roles: ['collector'],
-    mutate: (inner, { oracle }) => remembersGone(inner, isPack, oracle),
+    story: {
+      configuration: 'c7',
+      phases: [to('GC1', /^HEAD gc\//), to('GC2', /^HEAD gc\//), to('GC1', /DELETE gc/), to('GC2'), to('GC1')],
+    },
+    harmless: 'whoever removed the source has put a copy of what lives before',
+    mutate: (inner, { oracle, differed }) => remembersGone(inner, isPack, oracle, differed),
   },
   {
     name: 'sameName',
@@ -474,13 +498,19 @@ export const mutants: readonly Mutant[] = [
 ]
 
 /** Nothing that it asked for is ever gone. */
-function remembersGone(inner: ObjectStore, matches: (key: string) => boolean, { history }: Oracle): ObjectStore {
+function remembersGone(
+  inner: ObjectStore,
+  matches: (key: string) => boolean,
+  { history }: Oracle,
+  differed: () => void = () => {},
+): ObjectStore {
   const remembering = remembers(inner, matches, async key => history.get(key))
   return {
     ...inner,
     get: (key, range, options) =>
       inner.get(key, range, options).catch(error => {
         if (!matches(key) || !isLifeboatError(error, 'store-not-found')) throw error
+        differed()
         return remembering.get(key, range, options)
       }),
     head: async (key, options) =>

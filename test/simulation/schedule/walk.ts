@@ -37,6 +37,8 @@ export interface WalkResult {
   readonly story: readonly string[]
   /** How each process ended: 'done', 'died', or the code of its error. */
   readonly ends: ReadonlyMap<string, string>
+  /** How often a harmless mutant got another answer than it would have. */
+  readonly differences: number
 }
 
 interface Process {
@@ -60,6 +62,7 @@ interface World {
   readonly surroundings: Surroundings
   readonly names: Map<string, string>
   readonly ends: Map<string, string>
+  differences: number
 }
 
 const STARTED_AT = Date.parse('2026-02-03T04:05:06Z')
@@ -89,7 +92,7 @@ export async function walk({ configuration, seed, mutant, steer }: WalkRequest):
   })
   refuseStuck(world, processes)
   if (scheduler.stopped === undefined) await endQuietly(world)
-  return { violation: scheduler.stopped, story: scheduler.story, ends }
+  return { violation: scheduler.stopped, story: scheduler.story, ends, differences: world.differences }
 }
 
 async function makeWorld({
@@ -135,7 +138,20 @@ async function makeWorld({
     lossRate: !steer && dice.chance(0.25) ? 0.01 : 0,
     changed: oracle.changed,
   }
-  return { start, seed, dice, mutant, scheduler, store, repository, oracle, surroundings, names, ends: new Map() }
+  return {
+    start,
+    seed,
+    dice,
+    mutant,
+    scheduler,
+    store,
+    repository,
+    oracle,
+    surroundings,
+    names,
+    ends: new Map(),
+    differences: 0,
+  }
 }
 
 function planProcesses(start: Start, dice: Dice, steer: Steer | undefined): Process[] {
@@ -183,7 +199,12 @@ async function launch(world: World, process: Process): Promise<Host> {
   const { name, role, run, loses } = process
   const host = hostOf(surroundings, { name, loses })
   const store = named(host.store, world, name)
-  const own = { ...host, store: mutant?.roles.includes(role) ? mutant.mutate(store, world) : store }
+  const own = {
+    ...host,
+    store: mutant?.roles.includes(role)
+      ? mutant.mutate(store, { ...world, differed: () => world.differences++ })
+      : store,
+  }
   const repository = await openMemoryRepository(own.store, {
     pipeline: pipelineInSmall,
     seed: `${seed} ${name}`,
