@@ -76,7 +76,7 @@ test('chance alone finds many of them, and nothing where the rule is not needed'
     mutants.map(({ name, story: { configuration } }) => ({
       configuration,
       from: first,
-      count: 200,
+      count: 100,
       mutant: name,
       isSearch: true,
     })),
@@ -88,5 +88,5 @@ test('chance alone finds many of them, and nothing where the rule is not needed'
     if (found[0]) byChance++
     if (harmless && found[0]) assert.fail(`${name} is not harmless\n${storyOf(found[0])}`)
   }
-  assert.ok(byChance >= 8, `only ${byChance} of ${mutants.length} rules were missed by chance`)
+  assert.ok(byChance >= 4, `only ${byChance} of ${mutants.length} rules were missed by chance`)
 })
