@@ -12,7 +12,9 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
 })
 const wanted = positionals.map(name => name.toLowerCase())
-const files = (await readdir(HERE)).filter(name => /^(g\d+-.*|sizes|dedup|garbage|gc-memory)\.ts$/.test(name)).sort(byNumber)
+const files = (await readdir(HERE))
+  .filter(name => /^(g\d+-.*|sizes|dedup|garbage|gc-memory)\.ts$/.test(name))
+  .sort(byNumber)
 await mkdir(path.join(HERE, 'results'), { recursive: true })
 
 await install()
