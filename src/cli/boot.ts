@@ -8,9 +8,8 @@ import { inventSessionName } from '../recovery/session.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
-import { resolvePoint } from './resolve-point.ts'
 import { runDirOf } from './run-dir.ts'
-import { warnIfSuspect } from './suspect-points.ts'
+import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -51,12 +50,11 @@ export const bootCommand = verb<Flags>({
     if (flags.detach) return detach(invocation, flags)
     const { output, signal, surroundings } = invocation
     await using opened = await invocation.openRepository()
-    const { reference, point } = await resolvePoint(opened.repository, text, { signal })
+    const { reference, point } = await pointToRead(invocation, opened, text)
     if (reference.disk !== undefined)
       throw new LifeboatError('usage', 'boot takes a whole point, without a disk', {
         hint: `boot ${text.split('/')[0]}`,
       })
-    await warnIfSuspect(opened.repository, point, output, { signal })
     const session = flags.session ?? inventSessionName(point.vm, surroundings.random)
     await using running = await bootPoint({
       repository: opened.repository,

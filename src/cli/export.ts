@@ -6,7 +6,7 @@ import { exportPoint } from '../recovery/export.ts'
 import type { ListenAddress } from '../recovery/exporter.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter, parseListen } from './nbd-exporter.ts'
-import { resolvePoint } from './resolve-point.ts'
+import { pointToRead } from './suspect-points.ts'
 import { parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -72,7 +72,7 @@ function listenAddress({ socket, listen, insecure }: Flags): ListenAddress {
 async function servePoint(invocation: Invocation, text: string, listen: ListenAddress, flags: Flags): Promise<void> {
   const { output, signal, surroundings } = invocation
   await using opened = await invocation.openRepository()
-  const { reference, point } = await resolvePoint(opened.repository, text, { signal })
+  const { reference, point } = await pointToRead(invocation, opened, text)
   await using running = await exportPoint({
     repository: opened.repository,
     point,

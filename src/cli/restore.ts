@@ -10,9 +10,8 @@ import type { RecoveryPoint } from '../repository/repository.ts'
 import { showEstimate, withMore } from './estimate.ts'
 import type { Invocation, OpenedRepository } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
-import { resolvePoint } from './resolve-point.ts'
 import { restoreOutputs } from './restore-outputs.ts'
-import { warnIfSuspect } from './suspect-points.ts'
+import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds } from './units.ts'
 import { verb } from './verb.ts'
 
@@ -44,9 +43,8 @@ export const restoreCommand = verb<Flags>({
     if (format !== 'raw' && format !== 'qcow2')
       throw new LifeboatError('usage', `--format ${format} is not known`, { hint: 'raw and qcow2 are' })
     await using opened = await invocation.openRepository({ dryRun: flags.dryRun })
-    const { reference, point: summary } = await resolvePoint(opened.repository, text, { signal })
+    const { reference, point: summary } = await pointToRead(invocation, opened, text)
     await using point = await opened.repository.openPoint(summary, { pin: 'restore', signal })
-    await warnIfSuspect(opened.repository, summary, output, { signal })
     if (!point.pinned)
       output.warning('this host cannot write to the repository: the point is safe for the grace of a running gc only')
     const names = reference.disk === undefined ? point.manifest.disks.map(({ name }) => name) : [reference.disk]

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
-import { smallRepository } from '../../doubles/bad-input.ts'
+import { type SmallRepository, smallRepository } from '../../doubles/bad-input.ts'
 
 interface Listed {
   readonly id: string
@@ -30,8 +30,30 @@ test('points shows when this host last verified a point whole: never by a sample
   assert.equal((await run('verify --all')).code, 0)
   for (const at of await verifiedAt()) assert.match(at ?? '', /^\d{4}-\d\d-\d\dT/)
 
-  const packs = (await readdir(path.join(small.repo, 'packs'), { recursive: true, withFileTypes: true })).filter(
-    entry => entry.isFile(),
+  await rotPacks(small)
+  assert.equal((await run('verify --all')).code, 4)
+  assert.ok((await verifiedAt()).includes(null), 'a harmed point is not shown as verified')
+})
+
+test('restore, export and boot say of a point, before they read it, that verify found damage in it', async () => {
+  await using small = await smallRepository()
+  const run = (words: string) => small.cli.run(`${small.at} ${words}`)
+  const verbs = (point: string) => [
+    `restore ${point}/vda --output ${small.cli.at('out')} --dry-run`,
+    `export ${point}/none --socket ${small.cli.at('nbd')}`,
+    `boot ${point} --cpus 0`,
+  ]
+  for (const words of verbs('web1@latest')) assert.doesNotMatch((await run(words)).stderr, /suspect/)
+  await rotPacks(small)
+  assert.equal((await run('verify --all')).code, 4)
+  for (const words of verbs('web1@latest'))
+    assert.match((await run(`--quiet ${words}`)).stderr, /^warning: web1@\w+ is suspect/, words)
+})
+
+/** A flipped bit in each data pack. */
+async function rotPacks({ repo }: SmallRepository): Promise<void> {
+  const packs = (await readdir(path.join(repo, 'packs'), { recursive: true, withFileTypes: true })).filter(entry =>
+    entry.isFile(),
   )
   for (const entry of packs) {
     const file = path.join(entry.parentPath, entry.name)
@@ -39,6 +61,4 @@ test('points shows when this host last verified a point whole: never by a sample
     bytes[8]! ^= 1
     await writeFile(file, bytes)
   }
-  assert.equal((await run('verify --all')).code, 4)
-  assert.ok((await verifiedAt()).includes(null), 'a harmed point is not shown as verified')
-})
+}
