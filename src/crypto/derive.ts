@@ -1,10 +1,16 @@
 /** Keys from keys (docs/repository-format.md, sections 1 to 4): HKDF-SHA-256 with 32 bytes of output everywhere. */
-import { hkdfSync } from 'node:crypto'
+import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto'
 import { type PackId, type RepositoryId, unhex } from '../core/ids.ts'
 import type { RepositoryKeys } from './keys.ts'
 
-export const hkdf = (key: Uint8Array, salt: Uint8Array, info: string): Uint8Array =>
-  new Uint8Array(hkdfSync('sha256', key, salt, info, 32))
+export function hkdf(key: Uint8Array, salt: Uint8Array, info: string): Uint8Array {
+  const object = keyObjects.get(key) ?? createSecretKey(key)
+  keyObjects.set(key, object)
+  return new Uint8Array(hkdfSync('sha256', object, salt, info, 32))
+}
+
+/** The few keys of a repository derive one for every object: a KeyObject at hand makes that 10 us instead of 25. Keys are never changed in place. */
+const keyObjects = new WeakMap<Uint8Array, KeyObject>()
 
 /** The repository key of an unencrypted repository: everybody has it, and the tags still find rot. */
 export const publicRepositoryKey = (): Uint8Array => new Uint8Array(32)

@@ -1,5 +1,4 @@
 /** From a credential to the repository's keys, and the keys of its domains as they are needed (docs/repository-format.md, section 2). */
-import { LRUCache } from 'lru-cache'
 import { isIntegrityError, isLifeboatError, LifeboatError } from '../core/errors.ts'
 import type { DomainId, RepositoryId, SlotId } from '../core/ids.ts'
 import { KiB, limits } from '../core/limits.ts'
@@ -18,7 +17,7 @@ import { domainKeysKey, keysPrefix, parseSlotKey, slotKey } from './object-keys.
 const SLOT_MAX_BYTES = 64 * KiB
 /** Each may cost a second of scrypt or a call of a KMS; whoever can write to the store could plant any number. */
 const TRIED_SLOTS_MAX = 32
-/** A few hundred bytes each; a host with more domains than this reads some again. */
+/** A few hundred bytes each; a host with more domains than this reads some again. Most have one: a table for all of them would cost half a millisecond an open. */
 const DOMAIN_KEYS_KEPT = 4096
 
 export interface Keyring {
@@ -32,10 +31,11 @@ export interface Keyring {
 }
 
 export function keyring(store: ObjectStore, repository: RepositoryKeys): Keyring {
-  const known = new LRUCache<string, DomainKeys>({ max: DOMAIN_KEYS_KEPT })
+  const known = new Map<string, DomainKeys>()
   const pending = new Map<string, Promise<DomainKeys>>()
   const adopt = (domain: DomainId, epoch: number, bytes: Uint8Array): DomainKeys => {
     const keys = openDomainKeys(domain, epoch, repository, bytes)
+    if (known.size >= DOMAIN_KEYS_KEPT) known.clear()
     known.set(domainKeysKey(domain, epoch), keys)
     return keys
   }
@@ -109,9 +109,9 @@ export async function unwrapRepositoryKey(
     throw new LifeboatError('key-missing', `The repository in ${store.url} is encrypted and no key was given`, {
       hint: 'Name the key file (--key-file or LIFEBOAT_KEY_FILE) or set LIFEBOAT_PASSPHRASE.',
     })
-  const slots =
+  const { slots, absent } =
     credential.kind === 'file'
-      ? await slotAt(store, slotKey(keyFileSlot(credential.secret, repository)), options)
+      ? await slotOfFile(store, slotKey(keyFileSlot(credential.secret, repository)), options)
       : await slotsToTry(store, credential, options)
   let failure: unknown
   for (const slot of slots)
@@ -126,6 +126,7 @@ export async function unwrapRepositoryKey(
       failure = isLifeboatError(failure, 'key-unavailable') ? failure : error
     }
   if (isLifeboatError(failure, 'key-unavailable')) throw failure
+  await refuseWithheld(store, absent, options)
   throw new LifeboatError('key-wrong', `The ${nameOf(credential)} does not open ${store.url}`, {
     details: { repository },
     hint: WRONG_HINTS[credential.kind](repository, credential),
@@ -151,19 +152,55 @@ export function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
   return { ...keys, data: keys.data }
 }
 
-async function slotAt(store: ObjectStore, object: string, options: AbortOptions): Promise<readonly KeySlot[]> {
-  const bytes = await getBounded(store, object, SLOT_MAX_BYTES, options)
-  return bytes ? [parseKeySlot(bytes, object)] : []
+/**
+ * That a key opens nothing is not said while a slot is listed and not given: which one it was cannot be known. Asked only
+ * when nothing has opened.
+ */
+async function refuseWithheld(store: ObjectStore, absent: readonly string[], options: AbortOptions): Promise<void> {
+  if (absent.length === 0) return
+  const listed: string[] = []
+  for await (const { key } of store.list(keysPrefix, options)) if (parseSlotKey(key)) listed.push(key)
+  const withheld = absent.find(object => listed.includes(object))
+  if (withheld !== undefined)
+    throw new LifeboatError(
+      'store-failed',
+      `${store.url} lists ${withheld} and does not give it: no key could be tried on it`,
+      {
+        details: { object: withheld },
+        hint: 'This says nothing about the key. Try again; if it stays, look what is wrong with the store.',
+      },
+    )
+  if (listed.length === 0)
+    throw new LifeboatError('missing-object', `${store.url} is encrypted, and all its key slots are gone`, {
+      details: { object: keysPrefix },
+      hint: 'Nothing can be read without one: restore `keys/` from a copy of the repository.',
+    })
 }
 
-export interface SlotList {
+async function slotAt(store: ObjectStore, object: string, options: AbortOptions): Promise<KeySlot | undefined> {
+  const bytes = await getBounded(store, object, SLOT_MAX_BYTES, options)
+  return bytes && parseKeySlot(bytes, object)
+}
+
+interface SlotsToTry {
   readonly slots: readonly KeySlot[]
+  /** Asked for and not there: removed, or the store errs. */
+  readonly absent: readonly string[]
+}
+
+async function slotOfFile(store: ObjectStore, object: string, options: AbortOptions): Promise<SlotsToTry> {
+  const slot = (await slotAt(store, object, options)) ?? (await slotAt(store, object, options))
+  return slot ? { slots: [slot], absent: [] } : { slots: [], absent: [object] }
+}
+
+export interface SlotList extends SlotsToTry {
   /** Objects that lie where slots do and are none. */
   readonly damaged: readonly { readonly slot: SlotId; readonly error: LifeboatError }[]
 }
 
 export async function listSlots(store: ObjectStore, options: AbortOptions = {}): Promise<SlotList> {
   const slots: KeySlot[] = []
+  const absent: string[] = []
   const damaged: SlotList['damaged'][number][] = []
   for await (const { key } of store.list(keysPrefix, options)) {
     const slot = parseSlotKey(key)
@@ -174,21 +211,19 @@ export async function listSlots(store: ObjectStore, options: AbortOptions = {}):
         hint: 'Somebody has planted them. Open it with a key file, whose slot is found by its name, and remove them from `keys/`.',
       })
     try {
-      slots.push(...(await slotAt(store, key, options)))
+      const found = (await slotAt(store, key, options)) ?? (await slotAt(store, key, options))
+      if (found) slots.push(found)
+      else absent.push(key)
     } catch (error) {
       if (!isIntegrityError(error) && !isLifeboatError(error, 'newer-format')) throw error
       damaged.push({ slot, error })
     }
   }
-  return { slots, damaged }
+  return { slots, absent, damaged }
 }
 
-async function slotsToTry(
-  store: ObjectStore,
-  credential: Credential,
-  options: AbortOptions,
-): Promise<readonly KeySlot[]> {
-  const { slots, damaged } = await listSlots(store, options)
+async function slotsToTry(store: ObjectStore, credential: Credential, options: AbortOptions): Promise<SlotsToTry> {
+  const { slots, absent, damaged } = await listSlots(store, options)
   const found = slots.filter(({ kind }) => kind === credential.kind)
   if (found.length > TRIED_SLOTS_MAX)
     throw new LifeboatError('absurd-object', `${store.url} has ${found.length} slots of kind ${credential.kind}`, {
@@ -196,7 +231,7 @@ async function slotsToTry(
     })
   // A damaged slot may be the one that was meant: that is told apart from a wrong passphrase.
   if (found.length === 0 && damaged[0]) throw damaged[0].error
-  return affordable(found)
+  return { slots: affordable(found), absent }
 }
 
 /** Cheap ones first, as long as all together cost no more than a person waits for: costs are chosen by who wrote the slot. */

@@ -163,8 +163,35 @@ test('a damaged key slot and damaged or missing domain keys are named', async ()
   store.tamper(slot, slotBytes.slice(0, 50))
   await assert.rejects(read(), error => isLifeboatError(error, 'corrupt-object') && names(slot)(error))
   store.tamper(slot, undefined)
-  await assert.rejects(read(), fails('key-wrong'))
+  await assert.rejects(read(), fails('missing-object'))
   assert.equal(repository.encryption, 'aes-256-gcm')
+})
+
+test('a slot that the store lists and does not give makes no key wrong: it could not be tried', async () => {
+  for (const credential of [file(1), passphrase('correct')]) {
+    const memory = memoryStore()
+    await init(memory, credential)
+    const [slot = ''] = keysOf(memory, 'keys/').filter(key => !key.slice(5).includes('/'))
+    let denied = 0
+    const denying = (times: number): ObjectStore => {
+      let left = times
+      return {
+        ...memory,
+        get: (key, range, options) => {
+          if (key !== slot || left-- <= 0) return memory.get(key, range, options)
+          denied++
+          return memory.get(`${key}x`, range, options)
+        },
+      }
+    }
+    await open(denying(1), credential)
+    await assert.rejects(open(denying(10), credential), fails('store-failed'))
+    assert.ok(denied >= 3, `${denied} answers were false`)
+    memory.tamper('keys/00000000000000aa', bytesOf(memory, slot))
+    memory.tamper(slot, undefined)
+    // Removed by its owner, while another stands: this key opens nothing any more.
+    if (credential.kind === 'file') await assert.rejects(open(memory, credential), fails('key-wrong'))
+  }
 })
 
 test('who holds metadata keys only walks trees and reads no chunk', async () => {
