@@ -38,7 +38,7 @@ export function distant(inner: ObjectStore, { latencyMs, bytesPerSecond }: Dista
     },
     delete: (keys, options) => far(() => inner.delete(keys, options), options),
     now: options => far(() => inner.now(options), options),
-    probe: (prefix, options) => far(() => inner.probe(prefix, options), options),
+    probe: options => far(() => inner.probe(options), options),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }

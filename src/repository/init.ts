@@ -11,6 +11,7 @@ import { newDomainKeys, sealDomainKeys } from '../crypto/domain-keys.ts'
 import { encodeKeySlot, type ScryptCost, wrapFor } from '../crypto/key-slot.ts'
 import type { Credential } from '../crypto/keys.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
+import { probeStore } from '../storage/probe.ts'
 import { refuseClockSkew } from './clock-skew.ts'
 import { getBounded } from './control-object.ts'
 import { withData } from './keyring.ts'
@@ -58,7 +59,7 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
   // What somebody has hidden in a bucket that locks is there for all that.
   await refuseNonEmpty(lock ? unhidden(request.store) : request.store, { signal })
   const credential = typeof request.credential === 'function' ? await request.credential() : request.credential
-  const capabilities = await request.store.probe(`${PROBE_PREFIX}${hex(random(8))}/`, { signal })
+  const capabilities = await probeStore(request.store, `${PROBE_PREFIX}${hex(random(8))}/`, { signal })
   refuseUnsuitable(request.store, capabilities, lock)
   if (lock) await refuseClockSkew({ store: request.store, clock }, { signal })
   const store = lock ? lockedStore(request.store, lock, clock) : request.store

@@ -168,7 +168,7 @@ export function faulty(inner: ObjectStore, options: FaultOptions = {}): FaultySt
       finish(fault, 'delete', keys[0] ?? '')
     },
     now: options => around('now', '', options, () => inner.now(options)),
-    probe: (prefix, options) => around('probe', prefix, options, () => inner.probe(prefix, options)),
+    probe: options => around('probe', '', options, () => inner.probe(options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }

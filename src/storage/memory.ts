@@ -5,12 +5,10 @@
  */
 import { type Clock, systemClock } from '../core/clock.ts'
 import { limits } from '../core/limits.ts'
-import { type Random, systemRandom } from '../core/random.ts'
 import { bodyLength, checkKey, checkPrefix, checkRange, clipRange, refuseRetention } from './checks.ts'
 import { compareKeys } from './key-order.ts'
 import { memoryVersions } from './memory-versions.ts'
 import type { ObjectInfo, ObjectStore } from './object-store.ts'
-import { probeStore } from './probe.ts'
 import { absent, conflict, locked } from './store-errors.ts'
 
 export interface StoredObject {
@@ -31,7 +29,6 @@ export interface MemoryStore extends ObjectStore {
 export interface MemoryOptions {
   readonly entries?: Iterable<readonly [string, StoredObject]>
   readonly clock?: Clock
-  readonly random?: Random
   readonly pageKeys?: number
   /** Old versions of a key are kept, as in a versioned bucket. */
   readonly versioned?: boolean
@@ -40,7 +37,7 @@ export interface MemoryOptions {
 }
 
 export function memoryStore(options: MemoryOptions = {}): MemoryStore {
-  const { clock = systemClock, random = systemRandom, pageKeys = limits.s3BatchKeys } = options
+  const { clock = systemClock, pageKeys = limits.s3BatchKeys } = options
   const { versioned = false, objectLock = false } = options
   const objects = new Map<string, StoredObject>()
   const history = versioned ? memoryVersions({ clock, objectLock, pageKeys, show }) : undefined
@@ -108,9 +105,7 @@ export function memoryStore(options: MemoryOptions = {}): MemoryStore {
       return clock.now()
     },
 
-    async probe(prefix, options) {
-      return { ...(await probeStore(store, prefix, random, options)), versioning: versioned, objectLock }
-    },
+    probe: async () => ({ versioning: versioned, objectLock }),
     ...(history ? { versioned: history.store } : {}),
     snapshot: () => new Map(objects),
     tamper: (key, bytes) => replace(key, bytes && { bytes, modifiedAt: clock.now() }),

@@ -136,7 +136,7 @@ export function metered(inner: ObjectStore & SendingStore): { readonly store: Ob
       return count('delete', () => inner.delete(keys, options), none, keys.length, batches)
     },
     now: options => count('now', () => inner.now(options), none),
-    probe: (prefix, options) => count('probe', () => inner.probe(prefix, options), none),
+    probe: options => count('probe', () => inner.probe(options), none),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
   return { store, meter: { figures: () => asSent(structuredClone(counters), inner.sentRequests?.()) } }

@@ -35,13 +35,17 @@ export interface PutOptions extends AbortOptions {
   readonly lockMode?: LockMode
 }
 
-/** What a store was seen to honour, probed by `init` and recorded in `config`. */
-export interface StoreCapabilities {
-  readonly conditionalPut: boolean
+/** What a store says of itself. */
+export interface StoreRules {
   readonly objectLock: boolean
   readonly versioning: boolean
   /** Rules of the bucket itself that would break a repository; `init` refuses them. Absent: none that the store tells. */
   readonly concerns?: readonly StoreConcern[]
+}
+
+/** What a store was seen to honour, found out by `init` (`probeStore`) and recorded in `config`. */
+export interface StoreCapabilities extends StoreRules {
+  readonly conditionalPut: boolean
 }
 
 /** In words for people: what the rule is, and what to do about it. */
@@ -80,8 +84,8 @@ export interface ObjectStore extends AsyncDisposable {
   delete(keys: readonly string[], options?: AbortOptions): Promise<void>
   /** The store's clock, for progress and display only. */
   now(options?: AbortOptions): Promise<Date>
-  /** Finds out by trying, below `prefix`, and removes what it wrote. */
-  probe(prefix: string, options?: AbortOptions): Promise<StoreCapabilities>
+  /** Asks and writes nothing. What was answered once is not asked again. */
+  probe(options?: AbortOptions): Promise<StoreRules>
   /** Present where keys may have versions; `features` tells. Decorators pass it on, decorated alike. */
   readonly versioned?: VersionedStore
 }

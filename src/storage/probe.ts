@@ -1,21 +1,24 @@
-/** What a plain store honours, found out by trying: here only the conditional put. */
+/** What a store honours: what it says of itself, and what only trying tells, which is the conditional put. */
 import { isLifeboatError } from '../core/errors.ts'
-import { hex } from '../core/ids.ts'
-import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { ObjectStore, StoreCapabilities, StoreReceipt } from './object-store.ts'
 
+/** What it writes lies below `prefix`, which must be nobody else's, and is removed. Each request is repeated by itself where `store` is `retrying`. */
 export async function probeStore(
-  store: Pick<ObjectStore, 'put' | 'delete'>,
+  store: ObjectStore,
   prefix: string,
-  random: Random,
   options: AbortOptions = {},
 ): Promise<StoreCapabilities> {
-  const key = `${prefix}${hex(random(8))}`
+  const rules = await store.probe(options)
+  // Under a default retention what is tried could not be removed again.
+  const isLocking = rules.concerns?.some(({ what }) => what === 'default-retention') ?? false
+  return { conditionalPut: !isLocking && (await refusesSecondPut(store, `${prefix}once`, options)), ...rules }
+}
+
+async function refusesSecondPut(store: ObjectStore, key: string, options: AbortOptions): Promise<boolean> {
   try {
-    await store.put(key, [random(1)], { ...options, ifAbsent: true })
-    const second = await putOrConflict(store, key, random(1), options)
-    return { conditionalPut: second === 'conflict', objectLock: false, versioning: false }
+    await store.put(key, [Uint8Array.of(1)], { ...options, ifAbsent: true })
+    return (await putOrConflict(store, key, Uint8Array.of(2), options)) === 'conflict'
   } finally {
     await store.delete([key], options)
   }

@@ -166,7 +166,7 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
     list,
     delete: remove,
     now: (options = {}) => repeat(options, () => inner.now(options)),
-    probe: (prefix, options = {}) => repeat(options, () => inner.probe(prefix, options)),
+    probe: (options = {}) => repeat(options, () => inner.probe(options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }

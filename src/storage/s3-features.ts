@@ -19,14 +19,12 @@ export interface BucketFeatures extends VersionFeatures {
 }
 
 export interface BucketQuestions {
-  /** Asked once, when first needed: who changes it starts the program again. */
+  /** Each question is answered once, when first needed: who changes the bucket starts the program again. */
   features(options: AbortOptions): Promise<BucketFeatures>
   lifecycleRules(options: AbortOptions): Promise<readonly LifecycleRule[]>
 }
 
 export function bucketQuestions(client: S3Client, bucket: string, endpoint: string | undefined): BucketQuestions {
-  let known: BucketFeatures | undefined
-
   /** Undefined: the store does not know the question, does not tell this user, or answers that nothing was set. */
   async function ask<T>({ signal }: AbortOptions, question: () => Promise<T>): Promise<T | undefined> {
     signal?.throwIfAborted()
@@ -38,10 +36,19 @@ export function bucketQuestions(client: S3Client, bucket: string, endpoint: stri
     }
   }
 
-  async function askFeatures(options: AbortOptions): Promise<BucketFeatures> {
-    const abort = { abortSignal: options.signal }
-    const versioning = await ask(options, () => client.send(new GetBucketVersioningCommand({ Bucket: bucket }), abort))
-    const lock = await ask(options, () => client.send(new GetObjectLockConfigurationCommand({ Bucket: bucket }), abort))
+  const askVersioning = once(options =>
+    ask(options, () => client.send(new GetBucketVersioningCommand({ Bucket: bucket }), abortOf(options))),
+  )
+  const askLock = once(options =>
+    ask(options, () => client.send(new GetObjectLockConfigurationCommand({ Bucket: bucket }), abortOf(options))),
+  )
+  const askLifecycle = once(options =>
+    ask(options, () => client.send(new GetBucketLifecycleConfigurationCommand({ Bucket: bucket }), abortOf(options))),
+  )
+
+  async function features(options: AbortOptions): Promise<BucketFeatures> {
+    const versioning = await askVersioning(options)
+    const lock = await askLock(options)
     const configuration = lock?.ObjectLockConfiguration
     return {
       versioning: versioning?.Status === 'Enabled',
@@ -51,17 +58,17 @@ export function bucketQuestions(client: S3Client, bucket: string, endpoint: stri
     }
   }
 
-  return {
-    async features(options) {
-      known ??= await askFeatures(options)
-      return known
-    },
-    async lifecycleRules(options) {
-      const answer = await ask(options, () =>
-        client.send(new GetBucketLifecycleConfigurationCommand({ Bucket: bucket }), { abortSignal: options.signal }),
-      )
-      return answer?.Rules ?? []
-    },
+  return { features, lifecycleRules: async options => (await askLifecycle(options))?.Rules ?? [] }
+}
+
+const abortOf = ({ signal }: AbortOptions) => ({ abortSignal: signal })
+
+/** A failure is asked again, an answer is kept. */
+function once<T>(question: (options: AbortOptions) => Promise<T>): (options: AbortOptions) => Promise<T> {
+  let answer: { readonly value: T } | undefined
+  return async options => {
+    answer ??= { value: await question(options) }
+    return answer.value
   }
 }
 

@@ -11,13 +11,11 @@ import {
   PutObjectCommand,
 } from '@aws-sdk/client-s3'
 import { LifeboatError } from '../core/errors.ts'
-import { type Random, systemRandom } from '../core/random.ts'
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { bodyLength, checkKey, checkPrefix, checkRange, clipRange } from './checks.ts'
 import type { SendingStore } from './metered.ts'
-import type { ObjectInfo, ObjectStore, PutOptions, StoreCapabilities, StoreReceipt } from './object-store.ts'
-import { probeStore } from './probe.ts'
+import type { ObjectInfo, ObjectStore, PutOptions, StoreReceipt, StoreRules } from './object-store.ts'
 import { discardBody, payloadDigests, readBody, uploadBody } from './s3-body.ts'
 import { headersOf, type S3ClientOptions, s3Client } from './s3-client.ts'
 import { concernsOf } from './s3-concerns.ts'
@@ -33,11 +31,10 @@ export interface S3Options extends S3ClientOptions {
   readonly bucket: string
   /** Keys live below it; '' for the whole bucket. */
   readonly prefix: string
-  readonly random?: Random
 }
 
 export function s3Store(options: S3Options): ObjectStore {
-  const { bucket, endpoint, random = systemRandom } = options
+  const { bucket, endpoint } = options
   const base = options.prefix === '' ? '' : `${options.prefix.replace(/\/+$/, '')}/`
   const client = s3Client(options)
   const sentRequests = sentRequestsOf(client)
@@ -196,16 +193,11 @@ export function s3Store(options: S3Options): ObjectStore {
     })
   }
 
-  /** What the bucket says of itself; only the conditional put is tried, because Ceph ignores it on versioned buckets. */
-  async function probe(prefix: string, options: AbortOptions = {}): Promise<StoreCapabilities> {
+  async function probe(options: AbortOptions = {}): Promise<StoreRules> {
     const features = await questions.features(options)
-    const { versioning, objectLock, defaultRetention } = features
-    // Under a default retention what is tried could not be removed again.
-    const { conditionalPut } = defaultRetention
-      ? { conditionalPut: false }
-      : await probeStore({ put, delete: remove }, prefix, random, options)
+    const { versioning, objectLock } = features
     const concerns = concernsOf(features, await questions.lifecycleRules(options), base)
-    return { conditionalPut, versioning, objectLock, ...(concerns.length > 0 ? { concerns } : {}) }
+    return { versioning, objectLock, ...(concerns.length > 0 ? { concerns } : {}) }
   }
 
   const store: ObjectStore & SendingStore = {

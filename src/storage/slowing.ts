@@ -61,7 +61,7 @@ export function slowing(inner: ObjectStore, { clock = systemClock }: { readonly 
     list: (prefix, options) => listing(options, inner.list(prefix, options)),
     delete: (keys, options) => paced(options, () => inner.delete(keys, options)),
     now: options => paced(options, () => inner.now(options)),
-    probe: (prefix, options) => paced(options, () => inner.probe(prefix, options)),
+    probe: options => paced(options, () => inner.probe(options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }

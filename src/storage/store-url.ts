@@ -48,7 +48,6 @@ export async function openStore(url: string, options: OpenStoreOptions): Promise
     region: location.region ?? environment.AWS_REGION ?? environment.AWS_DEFAULT_REGION,
     credentials: options.credentials ?? environmentCredentials(environment),
     profile: environment.AWS_PROFILE,
-    random,
   })
 }
 

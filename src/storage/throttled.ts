@@ -110,7 +110,7 @@ export function throttled(inner: ObjectStore, options: ThrottleOptions): ObjectS
     },
     delete: (keys, options) => small(options, () => inner.delete(keys, options)),
     now: options => small(options, () => inner.now(options)),
-    probe: (prefix, options) => small(options, () => inner.probe(prefix, options)),
+    probe: options => small(options, () => inner.probe(options)),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
 }

@@ -49,7 +49,7 @@ export function withoutWrites(inner: ObjectStore): WithheldWrites {
       for (const key of keys) own.delete(key)
     },
     now: options => inner.now(options),
-    probe: async () => ({ conditionalPut: false, objectLock: false, versioning: false }),
+    probe: options => inner.probe(options),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   }
   return { store, bytesKept: () => [...own.values()].reduce((sum, { info }) => sum + info.size, 0) }

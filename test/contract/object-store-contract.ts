@@ -5,6 +5,7 @@ import { suite, test } from 'node:test'
 import { isLifeboatError } from '../../src/core/errors.ts'
 import { forEachLimited } from '../../src/core/scope.ts'
 import type { ObjectInfo, ObjectStore } from '../../src/storage/object-store.ts'
+import { probeStore } from '../../src/storage/probe.ts'
 
 export interface ContractCase {
   readonly name: string
@@ -283,7 +284,7 @@ export function objectStoreContract({ name, open, expectConditionalPut = true, m
 
     check('probe tells what holds here and leaves nothing', async store => {
       await store.put('probe/kept', [bytesOf('x')])
-      const capabilities = await store.probe('probe/')
+      const capabilities = await probeStore(store, 'probe/')
       assert.equal(capabilities.conditionalPut, expectConditionalPut)
       assert.deepEqual(await keysOf(store.list('')), ['probe/kept'])
     })

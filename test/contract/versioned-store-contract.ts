@@ -4,6 +4,7 @@ import { suite, test } from 'node:test'
 import { isLifeboatError, type LifeboatError } from '../../src/core/errors.ts'
 import { forEachLimited } from '../../src/core/scope.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
+import { probeStore } from '../../src/storage/probe.ts'
 import type { ObjectVersion, VersionedStore } from '../../src/storage/versioned-store.ts'
 import { bytesOf, patterned } from './object-store-contract.ts'
 
@@ -182,7 +183,7 @@ export function versionedStoreContract(contract: VersionedContractCase): void {
 
     check('it says what it keeps, and its probe says the same and leaves no version', async (store, versioned) => {
       assert.deepEqual(await versioned.features(), { versioning: true, objectLock })
-      const { versioning, objectLock: lock } = await store.probe('probe/')
+      const { versioning, objectLock: lock } = await probeStore(store, 'probe/')
       assert.deepEqual({ versioning, lock }, { versioning: true, lock: objectLock })
       assert.deepEqual(await Array.fromAsync(versioned.versions('')), [])
     })

@@ -23,8 +23,7 @@ export interface LockedRepository {
 
 export async function lockedRepository(lock = monthLock, seed = 'locked'): Promise<LockedRepository> {
   const clock = manualClock()
-  const random = seededRandom(`${seed}/store`)
-  const { versioned, ...plain } = memoryStore({ clock, random, versioned: true, objectLock: true })
+  const { versioned, ...plain } = memoryStore({ clock, versioned: true, objectLock: true })
   if (!versioned) throw new Error('a store without versions')
   const store = { ...plain, versioned }
   const credential = { kind: 'file', secret: new Uint8Array(32).fill(7) } as const

@@ -39,7 +39,7 @@ export async function maintainedRepository({
 } = {}): Promise<MaintainedRepository> {
   const clock = manualClock(now)
   const random = seededRandom('maintained')
-  const store = memoryStore({ clock, random, versioned: locks, objectLock: locks })
+  const store = memoryStore({ clock, versioned: locks, objectLock: locks })
   const credential = { kind: 'file', secret: new Uint8Array(32).fill(7) } as const
   await initRepository({ store, credential, chunkSize: 4096, random, clock })
   const open = (opened: ObjectStore) => openMemoryRepository(opened, { seed: 'opened', clock, random })

@@ -17,7 +17,7 @@ const secret = new Uint8Array(32).fill(7)
 
 export async function newMemoryRepository(options: { seed?: string; chunkSize?: number } = {}): Promise<MemoryStore> {
   const { seed = 'init', chunkSize = 4096 } = options
-  const store = memoryStore({ clock: manualClock(), random: seededRandom(`${seed}/store`) })
+  const store = memoryStore({ clock: manualClock() })
   const credential = { kind: 'file', secret } as const
   await initRepository({ store, credential, chunkSize, random: seededRandom(seed), clock: manualClock() })
   return store

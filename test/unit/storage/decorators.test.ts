@@ -7,6 +7,7 @@ import type { FaultRule } from '../../../src/storage/fault-script.ts'
 import { faulty } from '../../../src/storage/faulty.ts'
 import { memoryStore } from '../../../src/storage/memory.ts'
 import { metered } from '../../../src/storage/metered.ts'
+import { probeStore } from '../../../src/storage/probe.ts'
 import { type RetryEvent, retrying } from '../../../src/storage/retrying.ts'
 import { throttled } from '../../../src/storage/throttled.ts'
 import { withoutWrites } from '../../../src/storage/without-writes.ts'
@@ -121,6 +122,21 @@ suite('retrying', () => {
       await assert.rejects(put, hasCode('store-conflict'))
       assert.equal(memory.snapshot().get('lease')?.bytes.length, 999)
     }
+  })
+
+  test('what a store honours is found out although each of its requests fails twice, and nothing done is done again', async () => {
+    const verbs = ['probe', 'put', 'delete'] as const
+    const { clock, inner, memory } = setUp(
+      verbs.flatMap(verb => [1, 4].map(nth => ({ verb, nth, times: 2, fault: { kind: 'error' } as const }))),
+    )
+    const { store: counted, meter } = metered(inner)
+    const store = retrying(counted, { clock, random: seededRandom('probe') })
+    const probed = probeStore(store, 'probe/')
+    await runUntil(clock, probed)
+    assert.deepEqual(await probed, { conditionalPut: true, versioning: false, objectLock: false })
+    assert.equal(memory.snapshot().size, 0)
+    const { probe, put, delete: removed } = meter.figures()
+    assert.deepEqual([probe.requests, put.requests, removed.requests], [3, 6, 3])
   })
 
   test('a listing goes on where it broke, without a key twice or left out', async () => {

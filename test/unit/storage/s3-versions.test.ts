@@ -58,10 +58,10 @@ suite('versions of a bucket', () => {
       assert.deepEqual(await store.versioned.features(), { versioning: false, objectLock: false })
     })
     await withStore({ buckets: LOCKED }, async (store, fake) => {
-      fake.faults.add({ operation: 'GetObjectLockConfiguration', fault: { kind: 'reset' } })
-      assert.equal((await rejection(store.versioned.features())).retry, 'transient')
       // A 404 that a proxy made up, and half of one that the store gave, say nothing about the bucket.
       fake.faults.add({ operation: 'GetBucketVersioning', fault: { kind: 'foreign-error', status: 404 } })
+      assert.equal((await rejection(store.versioned.features())).retry, 'transient')
+      fake.faults.add({ operation: 'GetObjectLockConfiguration', fault: { kind: 'reset' } })
       assert.equal((await rejection(store.versioned.features())).retry, 'transient')
       assert.deepEqual(await store.versioned.features(), { versioning: true, objectLock: true })
     })
@@ -266,7 +266,7 @@ suite('rules of a bucket that would break a repository', () => {
   for (const [name, bucket, what] of rows)
     test(`${name}: ${what.length > 0 ? `a concern, ${what.join(', ')}, and init refuses` : 'no concern'}`, () =>
       withStore({ buckets: { test: bucket } }, async (store, fake) => {
-        const { concerns = [] } = await store.probe('probe/')
+        const { concerns = [] } = await store.probe()
         assert.deepEqual(
           concerns.map(concern => concern.what),
           what,
@@ -287,14 +287,11 @@ suite('rules of a bucket that would break a repository', () => {
         assert.deepEqual([...fake.buckets.get('test')!.objects.keys()], [])
       }))
 
-  test('a store that does not tell its rules has none', () =>
-    withStore({}, async (store, fake) => {
-      fake.faults.add({ operation: 'GetBucketLifecycleConfiguration', fault: DENIED })
-      assert.equal((await store.probe('probe/')).concerns, undefined)
-      fake.faults.add({
-        operation: 'GetBucketLifecycleConfiguration',
-        fault: { kind: 'error', status: 501, code: 'NotImplemented' },
-      })
-      assert.equal((await store.probe('probe/')).concerns, undefined)
-    }))
+  const unanswered = [DENIED, { kind: 'error', status: 501, code: 'NotImplemented' }] as const
+  for (const fault of unanswered)
+    test(`a store that does not tell its rules (${fault.status}) has none`, () =>
+      withStore({}, async (store, fake) => {
+        fake.faults.add({ operation: 'GetBucketLifecycleConfiguration', fault })
+        assert.equal((await store.probe()).concerns, undefined)
+      }))
 })

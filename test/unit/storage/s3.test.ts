@@ -5,6 +5,7 @@ import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { metered } from '../../../src/storage/metered.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
+import { probeStore } from '../../../src/storage/probe.ts'
 import { retrying } from '../../../src/storage/retrying.ts'
 import { type S3Options, s3Store } from '../../../src/storage/s3.ts'
 import { type S3Fake, type S3FakeOptions, startS3Fake } from '../../doubles/s3-fake.ts'
@@ -222,16 +223,20 @@ test('a thousand keys are deleted in one request, and one by one where the store
 test('probe reports what the bucket honours and leaves no version behind', async () => {
   const buckets = { test: { versioning: true, objectLock: true } }
   await withStore({ buckets }, async (store, fake) => {
-    assert.deepEqual(await store.probe('probe/'), { conditionalPut: true, versioning: true, objectLock: true })
+    assert.deepEqual(await probeStore(store, 'probe/'), { conditionalPut: true, versioning: true, objectLock: true })
     assert.equal(fake.buckets.get('test')!.objects.size, 0)
     assert.equal(fake.buckets.get('test')!.versions.size, 0)
     assert.ok(fake.requests.filter(({ operation }) => operation.startsWith('Delete')).length > 0)
   })
   await withStore({ buckets, quirks: { conditionalPut: 'ignored' } }, async store =>
-    assert.deepEqual(await store.probe('probe/'), { conditionalPut: false, versioning: true, objectLock: true }),
+    assert.deepEqual(await probeStore(store, 'probe/'), { conditionalPut: false, versioning: true, objectLock: true }),
   )
   await withStore({ quirks: { conditionalPut: 'refused' } }, async store =>
-    assert.deepEqual(await store.probe('probe/'), { conditionalPut: false, versioning: false, objectLock: false }),
+    assert.deepEqual(await probeStore(store, 'probe/'), {
+      conditionalPut: false,
+      versioning: false,
+      objectLock: false,
+    }),
   )
 })
 
