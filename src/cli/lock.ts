@@ -72,7 +72,6 @@ async function renew(invocation: Invocation, { dryRun }: Flags): Promise<number>
   const { repository } = opened
   const result = await renewLocks(maintenanceContext(repository, invocation.who), {
     dryRun,
-    zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
     signal,
   })
   output.result({ ...result, dryRun: dryRun === true }, () => printRenewal(output, result, dryRun === true))

@@ -1,6 +1,6 @@
 import { LifeboatError } from '../core/errors.ts'
 import { readAuditLog } from '../maintenance/audit-log.ts'
-import { instantIn } from '../repository/local-time.ts'
+import { hostZone, instantIn } from '../repository/local-time.ts'
 import { exitCode } from './exit-code.ts'
 import { parseDurationMs } from './units.ts'
 import { verb } from './verb.ts'
@@ -57,5 +57,5 @@ function parseSince(text: string, now: Date): Date {
     throw new LifeboatError('usage', `--since '${text}' names a time that does not exist`, {
       hint: 'write it as 2026-11-21T10:00',
     })
-  return utc ? fields : instantIn(Intl.DateTimeFormat().resolvedOptions().timeZone, fields)
+  return utc ? fields : instantIn(hostZone(), fields)
 }

@@ -1,7 +1,8 @@
 import { LifeboatError } from '../core/errors.ts'
 import { maintenanceContext } from '../maintenance/maintenance.ts'
-import { listPolicies, policyOf, type StoredPolicy, setPolicy } from '../maintenance/policy.ts'
+import { listPolicies, policyOf, type StoredPolicy, setPolicy, unsetPolicy } from '../maintenance/policy.ts'
 import { describePolicy, type RetentionPolicy } from '../maintenance/retention.ts'
+import { hostZone } from '../repository/local-time.ts'
 import type { Invocation } from './invocation.ts'
 import { type RetentionFlags, retentionOf, retentionOptions } from './retention-flags.ts'
 import { verb } from './verb.ts'
@@ -9,7 +10,7 @@ import { verb } from './verb.ts'
 export const policyCommand = verb<RetentionFlags>({
   syntax: 'policy <action> [vm]',
   description:
-    'set [VM]: what `lifeboat prune` keeps of a VM, or of each that has no policy of its own; replaces the one before. show [VM]: what counts.',
+    'set [VM]: what `lifeboat prune` keeps of a VM, or of each that has no policy of its own; replaces the one before. unset [VM]: takes it away. show [VM]: what counts.',
   examples: [
     '--repo /srv/backup policy set --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --time-zone Europe/Berlin',
     '--repo /srv/backup policy show web1',
@@ -18,11 +19,13 @@ export const policyCommand = verb<RetentionFlags>({
   async run(invocation, [action = '', vm], flags) {
     const policy = retentionOf(flags)
     if (action === 'set') return await set(invocation, vm, policy)
-    if (action !== 'show')
-      throw new LifeboatError('usage', `policy ${action} is not known`, { hint: 'set and show are' })
+    if (action !== 'show' && action !== 'unset')
+      throw new LifeboatError('usage', `policy ${action} is not known`, { hint: 'set, unset and show are' })
     if (policy)
-      throw new LifeboatError('usage', 'policy show takes no flags', { hint: '`lifeboat policy set` changes a policy' })
-    return await show(invocation, vm)
+      throw new LifeboatError('usage', `policy ${action} takes no flags`, {
+        hint: '`lifeboat policy set` changes a policy',
+      })
+    return action === 'unset' ? await unset(invocation, vm) : await show(invocation, vm)
   },
 })
 
@@ -36,8 +39,27 @@ async function set(invocation: Invocation, vm: string | undefined, policy: Reten
   const { repository } = opened
   if (vm !== undefined && (await repository.points({ vm, all: true, signal })).length === 0)
     output.message(`there is no point of a VM '${vm}' yet`)
-  const stored = await setPolicy(maintenanceContext(repository, invocation.who), vm, policy, { signal })
-  output.result({ policies: [shown(stored)] }, () => output.line(`${subject(vm)}: ${describePolicy(policy)}`))
+  const stored = await setPolicy(
+    maintenanceContext(repository, invocation.who),
+    vm,
+    { timeZone: hostZone(), ...policy },
+    { signal },
+  )
+  output.result({ policies: [shown(stored)] }, () => output.line(`${subject(vm)}: ${describePolicy(stored.policy)}`))
+  return undefined
+}
+
+async function unset(invocation: Invocation, vm: string | undefined) {
+  const { output, signal } = invocation
+  await using opened = await invocation.openRepository()
+  const context = maintenanceContext(opened.repository, invocation.who)
+  await unsetPolicy(context, vm, { signal })
+  const counts = policyOf(await listPolicies(context, { vm, signal }), vm ?? '')
+  output.result({ policies: counts ? [shown(counts)] : [] }, () =>
+    output.line(
+      `${subject(vm)}: ${counts ? `the default, ${describePolicy(counts.policy)}` : 'no policy: prune leaves all of it'}`,
+    ),
+  )
   return undefined
 }
 

@@ -1,5 +1,6 @@
 import { maintenanceContext } from '../maintenance/maintenance.ts'
 import { applyPrune, type PrunePlan, planPrune } from '../maintenance/prune.ts'
+import { hostZone } from '../repository/local-time.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { exitCode } from './exit-code.ts'
 import type { Output } from './output.ts'
@@ -34,10 +35,9 @@ export const pruneCommand = verb<Flags>({
     const { output, signal } = invocation
     const { vm, dryRun = false, removeEverything, lastPoint } = flags
     const policy = retentionOf(flags)
-    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone
     await using opened = await invocation.openRepository()
     const context = maintenanceContext(opened.repository, invocation.who)
-    const plan = await planPrune(context, { vm, policy, zone, removeEverything, lastPoint, signal })
+    const plan = await planPrune(context, { vm, policy, zone: hostZone(), removeEverything, lastPoint, signal })
     if (!dryRun) await applyPrune(context, plan, { signal })
     const document = {
       dryRun,

@@ -1,5 +1,6 @@
 /** From the words of a person to a point of the repository. */
 import type { AbortOptions } from '../core/scope.ts'
+import { hostZone } from '../repository/local-time.ts'
 import { type PointReference, parsePointReference, resolvePoint as resolve } from '../repository/point-ref.ts'
 import type { PointSummary, Repository } from '../repository/repository.ts'
 
@@ -14,7 +15,7 @@ export async function resolvePoint(
   text: string,
   options: AbortOptions = {},
 ): Promise<ResolvedPoint> {
-  const reference = parsePointReference(text, { zone: Intl.DateTimeFormat().resolvedOptions().timeZone })
+  const reference = parsePointReference(text, { zone: hostZone() })
   const points = await repository.points({ all: true, ...options })
   return { reference, point: resolve(reference, points) }
 }

@@ -17,6 +17,7 @@ export type AuditAction =
   | 'key-rotate'
   | 'key-destroy'
   | 'policy-set'
+  | 'policy-unset'
   | 'gc'
   | 'lock-renew'
   | 'unlock'

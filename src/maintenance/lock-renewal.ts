@@ -41,8 +41,6 @@ export interface RenewalResult {
 
 export interface RenewalOptions extends AbortOptions {
   readonly dryRun?: boolean
-  /** IANA name, for retention policies that name none. */
-  readonly zone?: string
   readonly progress?: (done: { readonly objects: number; readonly extended: number }) => void
 }
 
@@ -96,10 +94,10 @@ async function renew(
   lock: RepositoryLock,
   versioned: VersionedStore,
   run: string,
-  { dryRun = false, zone = 'UTC', progress, signal }: RenewalOptions,
+  { dryRun = false, progress, signal }: RenewalOptions,
 ): Promise<RenewalResult> {
   const began = context.clock.now()
-  const outlived = await outlivedManifests(context, { zone, signal })
+  const outlived = await outlivedManifests(context, { signal })
   const manifests = (await keptManifests(context, { signal })).filter(key => !outlived.has(key))
   const reached = await reachedBy(context, manifests, { signal })
   const extended: string[] = []
@@ -178,13 +176,10 @@ async function keptManifests(context: MaintenanceContext, options: AbortOptions)
 }
 
 /** What the stored policies let go and nobody holds, reads or builds upon. Without a policy all points are kept. */
-async function outlivedManifests(
-  context: MaintenanceContext,
-  { zone, signal }: { zone: string } & AbortOptions,
-): Promise<ReadonlySet<string>> {
-  if ((await listPolicies(context, { signal })).length === 0) return new Set()
+async function outlivedManifests(context: MaintenanceContext, options: AbortOptions): Promise<ReadonlySet<string>> {
+  if ((await listPolicies(context, options)).length === 0) return new Set()
   try {
-    const { keep, remove } = await planPrune(context, { zone, signal })
+    const { keep, remove } = await planPrune(context, options)
     const locked = keep.filter(({ isOutlived }) => isOutlived)
     return new Set([...locked, ...remove].map(({ point }) => point.key))
   } catch (error) {

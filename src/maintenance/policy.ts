@@ -3,7 +3,7 @@ import { isIntegrityError, LifeboatError } from '../core/errors.ts'
 import { hex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import type { JsonFields } from '../repository/json-fields.ts'
+import type { JsonFields, JsonObject } from '../repository/json-fields.ts'
 import {
   type PolicyKeyParts,
   parsePolicyKey,
@@ -43,7 +43,7 @@ export async function listPolicies(
   for (const { vm: named, key } of newest.values())
     try {
       const fields = await control.get('policy', key, { signal })
-      if (fields) found.push({ vm: named, ...parsePolicy(fields) })
+      if (fields && !fields.has('unset')) found.push({ vm: named, ...parsePolicy(fields) })
     } catch (error) {
       throw isIntegrityError(error) ? unreadable(key, error) : error
     }
@@ -66,13 +66,35 @@ export async function setPolicy(
     throw new LifeboatError('usage', 'a policy that keeps nothing is no policy', {
       hint: 'say what it keeps, for example --keep-daily 7 --keep-weekly 4; to remove a VM: `lifeboat prune --vm VM --keep-last 0 --remove-everything`',
     })
+  const when = context.clock.now()
+  await recordAudit(context, 'policy-set', { ...(vm === undefined ? {} : { vm }), policy }, options)
+  await putNewest(context, vm, { ...policy }, options)
+  return { vm, policy, who: context.who, when }
+}
+
+/** As if the VM, or the others, never had one: the VM goes by the default then, and without a default nothing of it is pruned. */
+export async function unsetPolicy(
+  context: MaintenanceContext,
+  vm: string | undefined,
+  options: AbortOptions = {},
+): Promise<void> {
+  if (!(await listPolicies(context, { vm, ...options })).some(policy => policy.vm === vm))
+    throw new LifeboatError(
+      'usage',
+      vm === undefined ? 'there is no default policy' : `${vm} has no policy of its own`,
+      {
+        hint: '`lifeboat policy show` lists those that there are',
+      },
+    )
+  await recordAudit(context, 'policy-unset', vm === undefined ? {} : { vm }, options)
+  await putNewest(context, vm, { unset: true }, options)
+}
+
+async function putNewest(context: MaintenanceContext, vm: string | undefined, what: JsonObject, options: AbortOptions) {
   const { control, clock, random, who } = context
   const now = clock.now()
-  const when = await after(context, vm, now, options)
-  await recordAudit(context, 'policy-set', { ...(vm === undefined ? {} : { vm }), policy }, options)
-  const document = { ...policy, who, when: now.toISOString() }
-  await control.put('policy', policyKey(vm, when, hex(random(8))), document, options)
-  return { vm, policy, who, when: now }
+  const key = policyKey(vm, await after(context, vm, now, options), hex(random(8)))
+  await control.put('policy', key, { ...what, who, when: now.toISOString() }, options)
 }
 
 /** A time for the key above all that are there, whatever this host's clock says: the greatest key counts. */
@@ -95,8 +117,9 @@ function parsePolicy(fields: JsonFields): Omit<StoredPolicy, 'vm'> {
     count,
     fields.count(count, limits.keepCountMax),
   ])
-  const timeZone = fields.has('timeZone') ? { timeZone: fields.text('timeZone', 64) } : {}
-  const policy: RetentionPolicy = { ...Object.fromEntries(counts), ...timeZone }
+  // Not that of the host which asks: every host applies the same.
+  const timeZone = fields.has('timeZone') ? fields.text('timeZone', 64) : 'UTC'
+  const policy: RetentionPolicy = { ...Object.fromEntries(counts), timeZone }
   checkPolicy(policy)
   return { policy, who: fields.text('who'), when: fields.date('when') }
 }

@@ -15,8 +15,8 @@ export interface PruneRequest extends AbortOptions {
   readonly vm?: string
   /** Instead of the stored policies. */
   readonly policy?: RetentionPolicy
-  /** IANA name, for policies that name none. */
-  readonly zone: string
+  /** IANA name, for a given policy that names none. Stored ones name theirs. */
+  readonly zone?: string
   /** A policy that keeps nothing is meant. */
   readonly removeEverything?: boolean
   /** And not even the newest point stays for being the newest. */
@@ -110,7 +110,7 @@ function judge(
   })
 }
 
-const reasonsOf = (points: readonly SurveyedPoint[], policy: RetentionPolicy | undefined, zone: string) =>
+const reasonsOf = (points: readonly SurveyedPoint[], policy: RetentionPolicy | undefined, zone = 'UTC') =>
   retained(
     points.map(({ point }) => point),
     policy ?? {},

@@ -8,7 +8,7 @@ export interface RetentionPolicy {
   readonly keepWeekly?: number
   readonly keepMonthly?: number
   readonly keepYearly?: number
-  /** IANA name; absent: that of the host that prunes. */
+  /** IANA name. A stored policy always has one, so that every host applies the same. */
   readonly timeZone?: string
 }
 

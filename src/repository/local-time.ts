@@ -1,5 +1,8 @@
 /** What a person means by a date without a zone. */
 
+/** TZ, else as the host is set. An IANA name. */
+export const hostZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone
+
 /** The instant of these civil fields in an IANA zone; in the hour that a change of clocks repeats, the later one. */
 export function instantIn(zone: string, civil: Date): Date {
   const wanted = civil.getTime()

@@ -21,7 +21,7 @@ interface Document {
   readonly withoutPolicy: readonly string[]
   readonly holds: readonly { id: string; point: string; vm: string; who: string; reason: string }[]
   readonly points: readonly { id: string; state: string; holds: readonly { reason: string }[] }[]
-  readonly policies: readonly { vm: string | null; keepLast?: number }[]
+  readonly policies: readonly { vm: string | null; keepLast?: number; timeZone?: string }[]
   readonly entries: readonly { action: string; who: string; details: { points?: readonly string[] } }[]
   readonly damaged: readonly string[]
   readonly earlier: number
@@ -76,6 +76,17 @@ describe('retention on the command line', { timeout: 120_000 }, () => {
     await ok('policy set --keep-daily 7 --time-zone Europe/Berlin')
     assert.deepEqual((await ok('prune')).withoutPolicy, [])
     assert.equal((await ok('policy show other')).policies[0]?.vm, null)
+    await untouched('policy unset other', { ...usage, message: /no policy of its own/ })
+    assert.equal((await ok('policy unset web1')).policies[0]?.vm, null)
+    assert.equal((await ok('policy show web1')).policies[0]?.timeZone, 'Europe/Berlin')
+    assert.deepEqual((await ok('policy unset')).policies, [])
+    await untouched('prune', { ...usage, message: /nobody has said/ })
+  })
+
+  test('a policy that names no zone gets that of the host which sets it', async () => {
+    await ok('policy set web1 --keep-last 1')
+    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone
+    assert.equal((await ok('policy show web1')).policies[0]?.timeZone, zone)
   })
 
   test('a held point is not forgotten; points shows the hold, and hold remove lifts it', async () => {
@@ -169,6 +180,8 @@ describe('retention on the command line', { timeout: 120_000 }, () => {
     ['policy set', /what to keep/],
     ['policy set --keep-last 0', /keeps nothing/],
     ['policy show --keep-last 1', /no flags/],
+    ['policy unset --keep-last 1', /no flags/],
+    ['policy unset', /no default/],
     ['policy drop web1', /policy drop/],
     ['hold', /missing/],
     ['hold add', /needs a point/],

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { recordAudit } from '../../../src/maintenance/audit.ts'
 import { readAuditLog } from '../../../src/maintenance/audit-log.ts'
-import { listPolicies, policyOf, setPolicy } from '../../../src/maintenance/policy.ts'
+import { listPolicies, policyOf, setPolicy, unsetPolicy } from '../../../src/maintenance/policy.ts'
 import { parsePolicyKey, policyKey } from '../../../src/repository/object-keys.ts'
 import { maintainedRepository } from '../../doubles/maintained-repository.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
@@ -34,8 +34,36 @@ test('a VM without a policy has the default; any name of a VM has its own', asyn
     await setPolicy(context, vm, { keepLast: 9 })
     assert.equal(policyOf(await listPolicies(context, { vm }), vm)?.policy.keepLast, 9, vm)
   }
-  assert.deepEqual(policyOf(await listPolicies(context, { vm: 'other' }), 'other')?.policy, { keepLast: 1 })
+  assert.deepEqual(policyOf(await listPolicies(context, { vm: 'other' }), 'other')?.policy, {
+    keepLast: 1,
+    timeZone: 'UTC',
+  })
   assert.equal((await listPolicies(context)).length, 5)
+})
+
+test('a policy that is unset counts no more, and the default counts instead; set again it counts again', async () => {
+  const place = await maintainedRepository()
+  const { context } = place
+  await setPolicy(context, undefined, { keepLast: 1 })
+  await setPolicy(context, 'web', { keepLast: 9 })
+  const counting = async () => policyOf(await listPolicies(context, { vm: 'web' }), 'web')?.policy.keepLast
+  await unsetPolicy({ ...context, clock: manualClock('2020-01-01T00:00:00.000Z') }, 'web')
+  assert.equal(await counting(), 1)
+  await assert.rejects(unsetPolicy(context, 'web'), error => isLifeboatError(error, 'usage') && !!error.details.hint)
+  await unsetPolicy(context, undefined)
+  assert.equal(await counting(), undefined)
+  assert.deepEqual(await listPolicies(context), [])
+  await setPolicy(context, 'web', { keepLast: 2 })
+  assert.equal(await counting(), 2)
+  assert.equal(keysOf(place.store, 'policies/').length, 5, 'nothing is overwritten')
+  const { entries } = await readAuditLog(context, { limit: 9 })
+  assert.deepEqual(entries.map(({ action }) => action).sort(), [
+    'policy-set',
+    'policy-set',
+    'policy-set',
+    'policy-unset',
+    'policy-unset',
+  ])
 })
 
 test('a policy that keeps nothing or names no zone is refused before anything is written', async () => {

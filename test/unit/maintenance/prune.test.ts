@@ -75,6 +75,25 @@ test('a VM goes by its own policy, the others by the default, and flags replace 
   assert.equal((await planned(place, { policy: { keepLast: 6 } })).removed.length, 2)
 })
 
+test('a stored policy is applied by its own zone, whatever that of the host', async () => {
+  const place = await maintainedRepository()
+  for (const time of ['20T10:00', '20T12:00', '21T10:00']) await place.point(`2026-11-${time}:00Z`)
+  const removed = async (request: Partial<PruneRequest>) =>
+    (await planPrune(place.context, request)).remove.map(({ point }) => point.takenAt.getUTCHours())
+  const inUtc = [10]
+  // There the second of them is of the next day.
+  const inAuckland = [12]
+  const policy = { keepDaily: 9 }
+  assert.deepEqual(await removed({ policy, zone: 'UTC' }), inUtc)
+  assert.deepEqual(await removed({ policy, zone: 'Pacific/Auckland' }), inAuckland)
+  await setPolicy(place.context, undefined, { ...policy, timeZone: 'Pacific/Auckland' })
+  for (const host of ['UTC', 'America/New_York', undefined])
+    assert.deepEqual(await removed({ zone: host }), inAuckland, host)
+  await setPolicy(place.context, undefined, policy)
+  for (const host of ['UTC', 'Pacific/Auckland', undefined])
+    assert.deepEqual(await removed({ zone: host }), inUtc, host)
+})
+
 test('without a word on what to keep nothing is done', async () => {
   const place = await maintainedRepository()
   await week(place, 'a')
