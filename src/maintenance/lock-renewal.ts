@@ -177,8 +177,8 @@ async function keptManifests(context: MaintenanceContext, options: AbortOptions)
 
 /** What the stored policies let go and nobody holds, reads or builds upon. Without a policy all points are kept. */
 async function outlivedManifests(context: MaintenanceContext, options: AbortOptions): Promise<ReadonlySet<string>> {
-  if ((await listPolicies(context, options)).length === 0) return new Set()
   try {
+    if ((await listPolicies(context, options)).length === 0) return new Set()
     const { keep, remove } = await planPrune(context, options)
     const locked = keep.filter(({ isOutlived }) => isOutlived)
     return new Set([...locked, ...remove].map(({ point }) => point.key))

@@ -12,6 +12,7 @@ import { encodeKeySlot, type ScryptCost, wrapFor } from '../crypto/key-slot.ts'
 import type { Credential } from '../crypto/keys.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
 import { probeStore } from '../storage/probe.ts'
+import type { ObjectVersion, VersionedStore } from '../storage/versioned-store.ts'
 import { refuseClockSkew } from './clock-skew.ts'
 import { getBounded } from './control-object.ts'
 import { withData } from './keyring.ts'
@@ -72,12 +73,17 @@ export async function initRepository(request: InitRequest): Promise<InitResult> 
   const created = clock.now()
   const wrapping = { repository, repositoryKey, created, random }
   const slot = await wrapFor(credential, wrapping, { cost: request.scryptCost, signal })
+  const ours = [...(slot ? [slotKey(slot.slot)] : []), domainKeysKey(domain, 0)]
   if (slot) await store.put(slotKey(slot.slot), [encodeKeySlot(slot)], { signal })
   const domainKeys = sealDomainKeys(newDomainKeys(domain, 0, random), withData(keys), random)
   await store.put(domainKeysKey(domain, 0), [domainKeys], { signal })
 
   const described = { repository, created, chunkSize, encryption, domain, store: { ...capabilities }, lock } as const
-  await putConfig(store, encodeConfig(described, keys), { signal })
+  if (!(await putConfig(store, encodeConfig(described, keys), { signal }))) {
+    // What a lock keeps lies there without harm: its names are nobody else's.
+    await store.delete(ours, { signal }).catch(() => {})
+    throw exists(request.store, configKey)
+  }
   return { repository, format: 1, chunkSize, encryption, store: capabilities, ...(lock ? { lock } : {}) }
 }
 
@@ -121,13 +127,60 @@ const exists = (store: ObjectStore, key: string): LifeboatError =>
         hint: 'Choose an empty folder or prefix.',
       })
 
-/** Not every store honours `ifAbsent`, so what is there afterwards decides who made the repository. */
-async function putConfig(store: ObjectStore, config: Uint8Array, options: AbortOptions): Promise<void> {
+/**
+ * Whether it is ours that counts now. Not every store honours `ifAbsent`, so what is there afterwards decides: where keys keep
+ * versions the oldest one, so that of two at once each sees the same; elsewhere the last. (There the one that was
+ * overtaken within its last request is told by its first command that the key opens nothing; it has stored nothing yet.)
+ */
+async function putConfig(store: ObjectStore, config: Uint8Array, options: AbortOptions): Promise<boolean> {
   try {
     await store.put(configKey, [config], { ifAbsent: true, ...options })
   } catch (error) {
     if (!isLifeboatError(error, 'store-conflict')) throw error
+    // Perhaps by ourselves: the first answer was lost.
   }
-  const stored = await getBounded(store, configKey, limits.controlObjectMax, options)
-  if (!stored || Buffer.compare(stored, config) !== 0) throw exists(store, configKey)
+  const isOurs = (bytes: Uint8Array) => Buffer.compare(bytes, config) === 0
+  const { versioned } = store
+  const [oldest, ...later] = versioned ? await presentVersions(versioned, options) : []
+  if (!versioned || !oldest) {
+    const stored = await getBounded(store, configKey, limits.controlObjectMax, options)
+    return stored !== undefined && isOurs(stored)
+  }
+  const read = ({ versionId }: ObjectVersion) => versioned.getVersion(configKey, versionId, undefined, options)
+  const first = await read(oldest)
+  if (isOurs(first)) return true
+  for (const version of later)
+    if (isOurs(await read(version))) await withdraw(store, versioned, version, first, options)
+  return false
+}
+
+/** Those of `config` that no delete marker lies over, the oldest first. None where this user may not ask. */
+async function presentVersions(versioned: VersionedStore, options: AbortOptions): Promise<readonly ObjectVersion[]> {
+  const found: ObjectVersion[] = []
+  try {
+    for await (const version of versioned.versions(configKey, options)) {
+      if (version.key !== configKey || version.isDeleteMarker) break
+      found.push(version)
+    }
+  } catch (error) {
+    if (!isLifeboatError(error, 'store-denied') && !isLifeboatError(error, 'store-failed')) throw error
+    return []
+  }
+  return found.reverse()
+}
+
+/** Ours must not lie over the config that counts. Where a lock keeps it, that one goes on top again. */
+async function withdraw(
+  store: ObjectStore,
+  versioned: VersionedStore,
+  { versionId }: ObjectVersion,
+  first: Uint8Array,
+  options: AbortOptions,
+): Promise<void> {
+  try {
+    await versioned.deleteVersion(configKey, versionId, options)
+  } catch (error) {
+    if (!isLifeboatError(error, 'store-locked')) throw error
+    await store.put(configKey, [first], options)
+  }
 }

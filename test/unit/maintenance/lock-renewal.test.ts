@@ -4,10 +4,12 @@ import { test } from 'node:test'
 import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { forgetPoints } from '../../../src/maintenance/forget.ts'
-import { renewLocks } from '../../../src/maintenance/lock-renewal.ts'
+import { type RenewalResult, renewLocks } from '../../../src/maintenance/lock-renewal.ts'
 import { lockStatus } from '../../../src/maintenance/lock-status.ts'
 import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
+import { setPolicy } from '../../../src/maintenance/policy.ts'
 import { promisedUntil } from '../../../src/repository/lock-policy.ts'
+import { policyKey } from '../../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../../src/repository/open.ts'
 import { faulty, type MutationEvent } from '../../../src/storage/faulty.ts'
 import { DAY_MS, type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
@@ -137,6 +139,23 @@ test('what is forgotten is not renewed; a damaged point keeps nobody from the ot
   for (const name of keysOf(store, 'points/').filter(name => name !== key))
     assert.ok((await store.versioned.lockOf(name)).retainUntil! > clock.now(), name)
 })
+
+test('a policy that cannot be read, or names a zone that this host does not know, lets nothing go', async () => {
+  const { repository, context, clock, lock, store } = await withPoint()
+  await backup(repository, { number: 2, disks })
+  await setPolicy(context, undefined, { keepLast: 1 })
+  const day = lock.forMs / 30
+  await clock.advance(lock.renewEveryMs)
+  assert.deepEqual(outcome(await renewing(repository)), [1, 1])
+  const key = policyKey(undefined, new Date(clock.now().getTime() + day), '00112233445566aa')
+  const good = { keepLast: 1, who: 'a@b', when: clock.now().toISOString() }
+  await context.control.put('policy', key, { ...good, timeZone: 'Nowhere/Here' })
+  assert.deepEqual(outcome(await renewing(repository)), [2, 0])
+  store.tamper(policyKey(undefined, new Date(clock.now().getTime() + 2 * day), '00112233445566bb'), new Uint8Array(99))
+  assert.deepEqual(outcome(await renewing(repository)), [2, 0])
+})
+
+const outcome = ({ points, outlived }: RenewalResult) => [points, outlived]
 
 test('a clock that is far off the one of the store is refused', async () => {
   const { store } = await withPoint()

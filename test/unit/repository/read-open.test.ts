@@ -14,6 +14,10 @@ import { RecordReader } from '../../../src/repository/record-reader.ts'
 import { openRecoveryPoint } from '../../../src/repository/recovery-point.ts'
 import { memoryStore } from '../../../src/storage/memory.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
+import type { StoreRequest } from '../../doubles/intercepted-store.ts'
+import { everyOrder } from '../../doubles/interleaved.ts'
+import { monthLock } from '../../doubles/locked-repository.ts'
+import { manualClock } from '../../doubles/manual-clock.ts'
 import { bytesOf, flipBit, keysOf, noise, repositoryFixture } from '../../doubles/repository-fixture.ts'
 
 const random = seededRandom('open')
@@ -135,6 +139,59 @@ test('two inits at once make one repository, also in a store without conditional
     assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 1)
   }
 })
+
+for (const kind of ['versions', 'versions and locks', 'neither versions nor conditional puts'] as const)
+  test(`two inits in every order of their requests, in a store with ${kind}: who was told of a repository has it`, async t => {
+    const lock = kind === 'versions and locks' ? monthLock : undefined
+    const seen = { none: 0, one: 0, both: 0 }
+    const runs = await everyOrder(
+      async () => {
+        const clock = manualClock()
+        const versioned = kind.startsWith('versions')
+        const memory = memoryStore({ clock, versioned, objectLock: lock !== undefined })
+        const careless: ObjectStore = {
+          ...memory,
+          put: (key, body, { ifAbsent: _, ...rest } = {}) => memory.put(key, body, rest),
+        }
+        const made = new Map<number, string>()
+        const actors = [1, 2].map(n => ({
+          store: careless,
+          takesTurn: ({ verb, key }: StoreRequest) => key === 'config' || (verb === 'list' && key === ''),
+          work: async (store: ObjectStore) => {
+            const credential = file(n)
+            try {
+              made.set(
+                n,
+                (await initRepository({ store, credential, lock, random: seededRandom(`${n}`), clock })).repository,
+              )
+            } catch (error) {
+              assert.ok(isLifeboatError(error, 'repository-exists'), String(error))
+            }
+          },
+        }))
+        return { state: { made, memory }, actors }
+      },
+      async ({ made, memory }) => {
+        seen[(['none', 'one', 'both'] as const)[made.size]!]++
+        const opened = await Promise.allSettled([1, 2].map(n => open(memory, file(n))))
+        const ids = opened.map(result => (result.status === 'fulfilled' ? result.value.id : undefined))
+        if (kind.startsWith('versions')) assert.deepEqual(ids, [made.get(1), made.get(2)])
+        else assert.equal(ids.filter(id => id !== undefined).length, 1, 'there is one repository, and it opens')
+        if (!lock) assert.equal(keysOf(memory, 'keys/').filter(key => !key.slice(5).includes('/')).length, made.size)
+        if (!memory.versioned) return
+        const now = (await memory.get('config')).toString()
+        const [oldest] = (await Array.fromAsync(memory.versioned.versions('config'))).reverse()
+        assert.equal(
+          (await memory.versioned.getVersion('config', oldest!.versionId)).toString(),
+          now,
+          'the oldest lies on top',
+        )
+      },
+    )
+    t.diagnostic(`${runs} orders: ${JSON.stringify(seen)}`)
+    assert.ok(runs >= 10 && seen.none === 0)
+    if (kind.startsWith('versions')) assert.equal(seen.both, 0)
+  })
 
 test('a damaged key slot and damaged or missing domain keys are named', async () => {
   const { store, repository, open: again, writePoint } = await repositoryFixture()
