@@ -13,6 +13,8 @@ import type { PinKind } from './repository.ts'
 export interface PinRequest {
   /** The pin of a session that resumes (READER step 6): used if it is still there and of this point. */
   readonly resume?: string
+  /** The id of a pin that is put: a session has written it down before, so that a crash leaves no pin that nobody knows. */
+  readonly fresh?: string
   readonly point: PointId
   /** The manifest's key. */
   readonly manifest: string
@@ -44,11 +46,11 @@ const expiryOf = (kind: PinKind): number | null => (kind === 'session' ? null : 
 /** Undefined where the store forbids writing, or is full: the caller then reads unpinned and says so. */
 export async function placePin(
   { control, clock, random }: PinContext,
-  { resume, ...request }: PinRequest,
+  { resume, fresh, ...request }: PinRequest,
   options: AbortOptions = {},
 ): Promise<Pin | undefined> {
   const resumed = resume !== undefined && (await isPinOf(control, resume, request.point, options))
-  const id = resumed ? resume : hex(random(8))
+  const id = resumed ? resume : (fresh ?? hex(random(8)))
   const key = pinKey(id)
   const created = clock.now().toISOString()
   const document = { ...request, expiryMs: expiryOf(request.kind), created }

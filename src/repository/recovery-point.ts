@@ -36,10 +36,13 @@ export interface ReadContext {
 export async function openRecoveryPoint(
   context: ReadContext,
   point: PointSummary,
-  { pin: kind, pinId, signal }: { pin: PinKind | 'none'; pinId?: string } & AbortOptions,
+  { pin: kind, pinId, newPinId, signal }: { pin: PinKind | 'none'; pinId?: string; newPinId?: string } & AbortOptions,
 ): Promise<RecoveryPoint> {
   const request = { point: point.id, manifest: point.key, host: context.host }
-  const pin = kind === 'none' ? undefined : await placePin(context, { ...request, kind, resume: pinId }, { signal })
+  const pin =
+    kind === 'none'
+      ? undefined
+      : await placePin(context, { ...request, kind, resume: pinId, fresh: newPinId }, { signal })
   try {
     const manifest = await readCommitted(context, point, { signal })
     return new OpenedPoint(context, point, manifest, pin)

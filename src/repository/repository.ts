@@ -225,8 +225,11 @@ export interface Repository extends AsyncDisposable {
   /** READER steps 1 to 4. */
   openPoint(
     point: PointSummary,
-    /** `pinId`: the pin of a session that resumes; used if it still exists, else a new one is put (READER step 6). */
-    options: { pin: PinKind | 'none'; pinId?: string } & AbortOptions,
+    /**
+     * `pinId`: the pin of a session that resumes; used if it still exists, else a new one is put (READER step 6).
+     * `newPinId`: 16 hex digits never used before, the id of a pin that is put.
+     */
+    options: { pin: PinKind | 'none'; pinId?: string; newPinId?: string } & AbortOptions,
   ): Promise<RecoveryPoint>
   /** Removes a pin that `keepPin` left; an absent one is no error. */
   dropPin(pinId: string, options?: AbortOptions): Promise<void>
