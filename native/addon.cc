@@ -6,10 +6,11 @@
 
 #include "pipeline.h"
 #include "record.h"
+#include "scattered.h"
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 2;
+constexpr double kVersion = 3;
 
 NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
@@ -34,6 +35,10 @@ NAPI_MODULE_INIT() {
       {"openChunks", nullptr, openChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"seekFile", nullptr, seekFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"allocateFile", nullptr, allocateFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"writeBlocks", nullptr, writeBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"readBlocks", nullptr, readBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"checkBlocks", nullptr, checkBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"lockFile", nullptr, lockFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof calls / sizeof *calls, calls);
   return exports;

@@ -1,5 +1,6 @@
 // Builds native/*.cc into build/lifeboat.node with one call of g++, where anything that it depends on has changed.
 // Plain JavaScript without dependencies: it runs before `npm install` has brought a newer Node.
+// xxHash is a header of xxhash-addon, which JavaScript uses for the same checksums.
 //
 // libzstd is linked statically and its symbols are hidden, because Node exports its own zstd of another version, which would
 // win over a shared library. OpenSSL is Node's own: its symbols stay undefined here and are found when the addon is loaded.
@@ -11,6 +12,7 @@ import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const headers = join(root, 'node_modules', 'node-api-headers', 'include')
+const xxhash = join(root, 'node_modules', 'xxhash-addon', 'xxHash')
 const output = join(root, 'build', 'lifeboat.node')
 const stampFile = join(root, 'build', 'lifeboat.stamp')
 
@@ -50,14 +52,15 @@ export function buildAddon({ force = false } = {}) {
   const compiler = process.env.CXX || 'g++'
   const zstd = run(compiler, ['-print-file-name=libzstd.a']).trim()
   if (!isAbsolute(zstd)) throw new AddonBuildError(`libzstd.a is missing. ${MISSING}`)
-  if (!existsSync(headers)) throw new AddonBuildError('node-api-headers is missing: run `npm ci` first.')
+  for (const folder of [headers, xxhash])
+    if (!existsSync(folder)) throw new AddonBuildError(`${folder} is missing: run \`npm ci\` first.`)
 
   const native = join(root, 'native')
   const files = readdirSync(native)
     .filter(name => /\.(cc|h)$/.test(name))
     .sort()
   const sources = files.filter(name => name.endsWith('.cc')).map(name => join(native, name))
-  const flags = [...COMPILE, ...DEFINES, `-I${headers}`, ...LINK]
+  const flags = [...COMPILE, ...DEFINES, `-I${headers}`, `-I${xxhash}`, ...LINK]
 
   const hash = createHash('sha256')
   const depends = [
@@ -65,6 +68,7 @@ export function buildAddon({ force = false } = {}) {
     ...readdirSync(headers)
       .sort()
       .map(name => join(headers, name)),
+    join(xxhash, 'xxhash.h'),
     zstd,
   ]
   hash.update(

@@ -34,4 +34,22 @@ export interface Addon {
   seekFile(fd: number, offset: number, kind: 0 | 1): Promise<number>
   /** 0, or errno. */
   allocateFile(fd: number, offset: number, length: number, kind: 0 | 1): Promise<number>
+  /** Writes each part, whole blocks of 4 KiB, at its position. `checks` gets the low half of XXH3-64 of each block. 0, or errno. */
+  writeBlocks(
+    fd: number,
+    parts: readonly Uint8Array[],
+    checks: Uint32Array,
+    positions: Float64Array<ArrayBuffer>,
+  ): Promise<number>
+  /** Fills each part; `checks` are those of what was read. 0, or errno: ENODATA where the file ends too early. */
+  readBlocks(
+    fd: number,
+    parts: readonly Uint8Array[],
+    checks: Uint32Array,
+    positions: Float64Array<ArrayBuffer>,
+  ): Promise<number>
+  /** The checks of blocks in memory. */
+  checkBlocks(parts: readonly Uint8Array[], checks: Uint32Array): void
+  /** flock(LOCK_EX | LOCK_NB): 0, or errno. */
+  lockFile(fd: number): number
 }
