@@ -1,13 +1,9 @@
 /** What a bitmap's block status says, as ranges. */
 import { limits } from '../core/limits.ts'
-import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
+import { mergeRanges, type Range, rangeEnd, type StatusExtent } from '../core/range.ts'
 
 /** Bit 0 of an extent of `qemu:dirty-bitmap:*`: written since. */
 const DIRTY = 1
-
-export interface StatusExtent extends Range {
-  readonly flags: number
-}
 
 /** Dirty extents joined, in order. When they grow too many to hold, small gaps are swallowed: the result stays a superset. */
 export async function dirtyRanges(

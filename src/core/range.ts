@@ -9,6 +9,11 @@ export interface Extent extends Range {
   readonly kind: 'data' | 'zero'
 }
 
+/** A run of one state in a metadata context or bitmap; what the flags mean is the context's business. */
+export interface StatusExtent extends Range {
+  readonly flags: number
+}
+
 export const rangeEnd = (range: Range): number => range.offset + range.length
 
 export function intersect(a: Range, b: Range): Range | undefined {

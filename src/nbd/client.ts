@@ -3,17 +3,15 @@ import type { BlockDevice } from '../block/block-device.ts'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
-import { type Extent, type Range, rangeEnd } from '../core/range.ts'
+import { type Extent, type Range, rangeEnd, type StatusExtent } from '../core/range.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { type Call, ClientConnection } from './client-connection.ts'
 import { type Negotiated, protocolError, type Wanted } from './client-handshake.ts'
 import * as C from './constants.ts'
 import type { ListenAddress } from './listen.ts'
-import type { ReplyAssembly, StatusExtent } from './reply-assembly.ts'
+import type { ReplyAssembly } from './reply-assembly.ts'
 import { Slots } from './slots.ts'
 import type { HeaderMode } from './wire.ts'
-
-export type { StatusExtent } from './reply-assembly.ts'
 
 export type ConnectNbdOptions = ListenAddress &
   AbortOptions & {

@@ -3,19 +3,13 @@
  * and together they are complete: anything else throws 'nbd-protocol', and the connection that brought it is closed.
  */
 import type { LifeboatError } from '../core/errors.ts'
+import type { StatusExtent } from '../core/range.ts'
 import { protocolError } from './client-handshake.ts'
 import * as C from './constants.ts'
 import { nbdError } from './errno.ts'
 import type { MetaContext } from './handshake.ts'
 import { escapeText } from './log-line.ts'
 import { type RequestHeader, readU16, readU32, readU64 } from './wire.ts'
-
-/** A run of one context's state; what the flags mean is the context's business. */
-export interface StatusExtent {
-  readonly offset: number
-  readonly length: number
-  readonly flags: number
-}
 
 /** Intervals of a READ that one hostile reply may leave scattered. Honest ones come in order and stay one interval. */
 const SCATTERED_MAX = 4096
