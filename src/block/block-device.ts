@@ -28,6 +28,8 @@ export interface BlockReader extends AsyncDisposable {
   borrow?(offset: number, length: number): BorrowedViews | undefined
   /** Extents that cover `range` exactly, in order, neighbours of one kind not necessarily joined. 'zero' is a promise, 'data' is not. */
   extents(range: Range, options?: AbortOptions): AsyncIterable<Extent>
+  /** Has the range at hand where that makes later reads faster, without giving it to anybody. Absent where there is no such place. */
+  prefetch?(range: Range, options?: AbortOptions): Promise<void>
 }
 
 /** flush() covers every write that completed before it was called. */

@@ -106,6 +106,10 @@ export const limits = {
   coalesceGapBytes: 64 * KiB,
   getBytesMax: 4 * MiB,
   getsInFlight: 16,
+  /** Of all disks that a process reads, and the stored bytes of these GETs. Past either, a disk still has its share. */
+  getsInFlightOfAll: 48,
+  getBytesInFlight: 64 * MiB,
+  getsInFlightShare: 4,
   /** What one GET may decode to: 4 MiB of chunks that shrank to nothing would be gigabytes. */
   getPlainBytesMax: 16 * MiB,
   /** Siblings in a meta pack that come along with a leaf, because the next read mostly wants them. */
@@ -192,6 +196,10 @@ export const limits = {
   /** Option payloads of all connections that are still haggling. */
   nbdHandshakeBytesMax: 16 * MiB,
   nbdRequestsInFlight: 128,
+  /** What is given to the encryption at once: it copies all of it twice. Eight records; twice as much is no faster. */
+  nbdTlsWriteBytes: 128 * KiB,
+  /** Certificates, keys and permissions: the longest real ones are lists of revoked certificates. */
+  tlsFileMax: 4 * MiB,
   /** Replies and write payloads that a client has caused and not yet taken. Past it, its socket is no longer read. */
   nbdBytesInFlightPerConnection: 32 * MiB,
   /** Of all connections; one request above the per-connection bound may be under way besides: 48 + 64 + shares < 128 MiB. */
@@ -204,6 +212,10 @@ export const limits = {
   nbdStalledWantedMs: 10_000,
   /** Extents in one BLOCK_STATUS reply; QEMU stops at 128 Ki, the protocol at 2^20. */
   nbdExtentsMax: 65_536,
+  /** Contexts that one connection may select: each BLOCK_STATUS answers for all of them. */
+  nbdContextsMax: 64,
+  /** Names in one answer to LIST_META_CONTEXT; where more match, wildcards stand for them. */
+  nbdContextsListed: 256,
   /** Up to here a payload is copied into the batch; above, it is written from where it lies. Measured in bench/. */
   nbdCopyMax: 32 * KiB,
   nbdInputBytes: 256 * KiB,
@@ -218,6 +230,37 @@ export const limits = {
   readAheadWindowBytes: 16 * MiB,
   readAheadBytesInFlight: 32 * MiB,
   readAheadStreams: 16,
+
+  /** Of the cache on local disk, all processes together: the working set of some hundred boots, at 60 MiB stored each. */
+  diskCacheBytesDefault: 8 * GiB,
+  /** The cache leaves so much of its disk free, or a sixteenth of a smaller disk: a guest's overlay may lie beside it, and is paused at 2 GiB. */
+  diskCacheFreeMax: 4 * GiB,
+  diskCacheFreeShare: 16,
+  /** A cache is about so many segments, within these sizes: what an eviction takes at once, and what one file can be. */
+  diskCacheSegmentsUsual: 64,
+  diskCacheSegmentMin: 256 * KiB,
+  diskCacheSegmentMax: 64 * MiB,
+  /** An entry in a segment's index for each so many bytes; records of 64 KiB chunks have about 25 KiB. */
+  diskCacheRecordBytesUsual: 4 * KiB,
+  /** Records that one process knows to be kept: 27 GiB of usual ones in a table of 40 MiB at the most. The oldest are left out. */
+  diskCacheEntriesMax: 2 ** 20,
+  /** Waiting to be written; more is not kept, so that a slow disk costs neither memory nor time. */
+  diskCacheQueueBytes: 16 * MiB,
+  /** One write, and one read of records that lie together. */
+  diskCacheWriteBytes: 1 * MiB,
+  diskCacheGapBytes: 16 * KiB,
+  diskCacheRunRecords: 128,
+  diskCacheIndexPieceBytes: 64 * KiB,
+  /** A process may have 1,024, and some have 64; opening one again takes 50 us. */
+  diskCacheFilesOpen: 16,
+  diskCacheCallsInFlight: 4,
+  /** After a write that failed. */
+  diskCacheRestMs: 60_000,
+  /** What other processes have added is looked for after a miss, not more often than this. */
+  diskCacheRefreshMs: 2_000,
+  diskCacheAttendMs: 30_000,
+  /** A segment's time of use is at most so wrong; each update is a write to the file's inode. */
+  diskCacheTouchMs: 60_000,
   /** Chunks located at once for extents: a level of leaves, not a disk. */
   extentsChunksAtOnce: 4096,
 
@@ -234,6 +277,20 @@ export const limits = {
   kvmProbeMs: 5_000,
   /** QEMU stores its bitmaps when it is told to end; a terabyte overlay has about 2 MiB of them. */
   qemuStopMs: 60_000,
+  /** How soon the end of a QEMU that is not our child is seen. */
+  qemuPollMs: 250,
+  /** What a session keeps of QEMU's complaints before it cuts them. */
+  qemuLogMax: 1 * MiB,
+  /** How often a guest and the space below its overlays are looked at: at 1 GB/s it fills half of the reserve in between. */
+  guestWatchMs: 1_000,
+  /** Free below the overlays of a booted VM, or it is paused. */
+  sessionReserveBytes: 2 * GiB,
+  /** Requests to a session's control socket are a few words. */
+  sessionRequestMax: 64 * KiB,
+  /** Lines from a session: `show` of some hundred disks. */
+  sessionReplyMax: 4 * MiB,
+  sessionRequestMs: 10_000,
+  sessionClientsMax: 16,
   /** Emulated firmware reaches the boot sector in 1 to 5 s on a loaded host. */
   firstReadMs: 120_000,
 } as const

@@ -1,4 +1,5 @@
 /** The commands that wait for a device: each ends with exactly one complete reply, whatever happens. */
+import { setImmediate } from 'node:timers/promises'
 import type { BlockDevice, BlockReader } from '../block/block-device.ts'
 import { limits } from '../core/limits.ts'
 import type { Extent } from '../core/range.ts'
@@ -6,17 +7,24 @@ import { forEachLimited } from '../core/scope.ts'
 import type { ConnectionBytes } from './bytes-in-flight.ts'
 import * as C from './constants.ts'
 import { joinedExtents } from './extent-list.ts'
-import type { MetaContext } from './handshake.ts'
+import type { ExportContext } from './meta-contexts.ts'
 import type { Replies } from './replies.ts'
 import type { ReplyWriter } from './reply-writer.ts'
 import { type RequestRules, rangeError } from './request-rules.ts'
+import { statusCost, statusPayload } from './status-list.ts'
 import { putU32, type RequestHeader, readU32, readU64 } from './wire.ts'
+
+/** A context under the id by which this connection knows it. */
+export interface SelectedContext {
+  readonly id: number
+  readonly context: ExportContext
+}
 
 export interface CommandScope {
   readonly device: BlockReader
   readonly writable: BlockDevice | undefined
   readonly rules: RequestRules
-  readonly contexts: readonly MetaContext[]
+  readonly contexts: readonly SelectedContext[]
   readonly replies: Replies
   readonly writer: ReplyWriter
   readonly bytes: ConnectionBytes
@@ -33,6 +41,10 @@ export function readCost(scope: CommandScope, request: RequestHeader): number {
 
 const inPieces = ({ rules }: CommandScope, request: RequestHeader): boolean =>
   rules.mode !== 'simple' && (request.flags & C.NBD_CMD_FLAG_DF) === 0 && request.length > limits.nbdPieceBytes
+
+/** What any other command without a payload holds of it. */
+export const commandCost = (request: RequestHeader): number =>
+  request.type === C.NBD_CMD_BLOCK_STATUS ? statusCost(request.length) : 64
 
 /** READ where the bytes are not at hand. The caller has acquired `readCost` and releases it. */
 export async function read(scope: CommandScope, request: RequestHeader): Promise<void> {
@@ -110,7 +122,7 @@ export async function execute(scope: CommandScope, request: RequestHeader, paylo
     case C.NBD_CMD_BLOCK_STATUS:
       return blockStatus(scope, request, payload)
     case C.NBD_CMD_CACHE:
-      await prefetch(scope, request, signal)
+      await cache(scope, request, signal)
       break
     case C.NBD_CMD_FLUSH:
       await writable?.flush({ signal })
@@ -134,10 +146,9 @@ async function writeZeroes({ writable, signal }: CommandScope, request: RequestH
   const { offset, length } = request
   if (writable === undefined || length === 0) return
   const fua = isFua(request)
-  const allocate = (request.flags & C.NBD_CMD_FLAG_NO_HOLE) !== 0 && (request.flags & C.NBD_CMD_FLAG_FAST_ZERO) === 0
-  if (!allocate) return writable.zero({ offset, length }, { fua, signal })
+  if ((request.flags & C.NBD_CMD_FLAG_NO_HOLE) === 0) return writable.zero({ offset, length }, { fua, signal })
   for (let at = 0; at < length; at += ZEROS.length) {
-    signal.throwIfAborted()
+    await turn(at, signal)
     await writable.write(ZEROS.subarray(0, Math.min(ZEROS.length, length - at)), offset + at, { signal })
   }
   if (fua) await writable.flush({ signal })
@@ -145,45 +156,65 @@ async function writeZeroes({ writable, signal }: CommandScope, request: RequestH
 
 const ZEROS = new Uint8Array(limits.nbdPieceBytes)
 
-/** CACHE: reading through the device fills whatever cache lies below it. */
-async function prefetch({ device, bytes }: CommandScope, request: RequestHeader, signal: AbortSignal): Promise<void> {
-  const piece = limits.nbdBytesShare
-  const length = Math.min(piece, request.length)
-  await bytes.acquire(length, signal)
+/** CACHE, piece by piece. A device that cannot fetch ahead is read: that fills whatever cache lies below it. */
+async function cache({ device, bytes }: CommandScope, request: RequestHeader, signal: AbortSignal): Promise<void> {
+  const piece = device.prefetch === undefined ? limits.nbdBytesShare : limits.nbdPieceBytes
+  const held = Math.min(piece, request.length)
+  await bytes.acquire(held, signal)
   try {
-    const target = Buffer.allocUnsafe(length)
+    const target = device.prefetch === undefined ? Buffer.allocUnsafe(held) : undefined
     for (let at = 0; at < request.length; at += piece) {
-      signal.throwIfAborted()
-      await device.readInto(target.subarray(0, Math.min(piece, request.length - at)), request.offset + at, { signal })
+      await turn(at, signal)
+      const range = { offset: request.offset + at, length: Math.min(piece, request.length - at) }
+      if (target === undefined) await device.prefetch?.(range, { signal })
+      else await device.readInto(target.subarray(0, range.length), range.offset, { signal })
     }
   } finally {
-    bytes.release(length)
+    bytes.release(held)
   }
 }
 
+/** Terabytes in pieces that are done at once would never let another connection have its turn. */
+async function turn(at: number, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  if (at > 0 && at % (16 * limits.nbdPieceBytes) === 0) await setImmediate()
+}
+
+/** One list for each context, one after the other: a list of another context would only wait in memory. */
 async function blockStatus(scope: CommandScope, request: RequestHeader, payload: Uint8Array): Promise<void> {
-  const { replies, signal } = scope
-  const asked = (request.flags & C.NBD_CMD_FLAG_PAYLOAD_LEN) === 0 ? undefined : parseFilter(scope, payload)
-  if (asked === null) return replies.error(request, C.NBD_EINVAL)
-  const length = asked?.length ?? request.length
-  const contexts = asked?.contexts ?? scope.contexts
-  const error = rangeError(scope.rules, request.type, request.offset, length)
+  const { replies, rules, bytes, signal } = scope
+  const isFiltered = (request.flags & C.NBD_CMD_FLAG_PAYLOAD_LEN) !== 0
+  const asked = isFiltered ? parseFilter(scope, payload) : { length: request.length, contexts: scope.contexts }
+  if (asked === undefined) return replies.error(request, C.NBD_EINVAL)
+  const { length, contexts } = asked
+  const error = rangeError(rules, request.type, request.offset, length)
   if (error !== 0) return replies.error(request, error)
   const countMax = (request.flags & C.NBD_CMD_FLAG_REQ_ONE) !== 0 ? 1 : limits.nbdExtentsMax
-  const extents = await joinedExtents(scope.device, { offset: request.offset, length }, countMax, { signal })
-  for (const [i, { id }] of contexts.entries()) replies.blockStatus(request, id, extents, i === contexts.length - 1)
+  const shape = { countMax, extended: rules.mode === 'extended' }
+  const range = { offset: request.offset, length }
+  // Without a filter the request was admitted with room for its lists.
+  const cost = isFiltered ? statusCost(length) : 0
+  await bytes.acquire(cost, signal)
+  try {
+    for (const [i, { id, context }] of contexts.entries()) {
+      const list = await statusPayload(id, context.extents(range, { signal }), range, shape)
+      replies.blockStatus(request, list, i === contexts.length - 1)
+    }
+  } finally {
+    bytes.release(cost)
+  }
 }
 
 /** The payload of a BLOCK_STATUS: the length, then the ids that are wanted, each known and named once. */
 function parseFilter(
   scope: CommandScope,
   payload: Uint8Array,
-): { length: number; contexts: readonly MetaContext[] } | null {
-  if (payload.length < 12 || payload.length % 4 !== 0) return null
-  const contexts: MetaContext[] = []
+): { length: number; contexts: readonly SelectedContext[] } | undefined {
+  if (payload.length < 12 || payload.length % 4 !== 0) return undefined
+  const contexts: SelectedContext[] = []
   for (let at = 8; at < payload.length; at += 4) {
     const context = scope.contexts.find(({ id }) => id === readU32(payload, at))
-    if (context === undefined || contexts.includes(context)) return null
+    if (context === undefined || contexts.includes(context)) return undefined
     contexts.push(context)
   }
   return { length: readU64(payload, 0), contexts }

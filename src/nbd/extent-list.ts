@@ -1,11 +1,8 @@
-/** What a device says about a range, as the descriptors of a BLOCK_STATUS reply. */
+/** What a device says about the range of a READ: what is data and what is a hole. */
 import type { BlockReader } from '../block/block-device.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { Extent, Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { NBD_STATE_HOLE, NBD_STATE_ZERO } from './constants.ts'
-
-export const ALLOCATION_ZERO = NBD_STATE_HOLE | NBD_STATE_ZERO
 
 /**
  * The extents of `range` from its start, neighbours of one kind joined, at most `countMax`: they may then cover less of the

@@ -2,17 +2,24 @@
 import type { BlockDevice, BlockReader } from '../block/block-device.ts'
 import { KiB, limits, MiB } from '../core/limits.ts'
 import * as C from './constants.ts'
+import type { ExportContext } from './meta-contexts.ts'
 import type { HeaderMode } from './wire.ts'
 
 export interface NbdExport {
   /** UTF-8, at most 4096 bytes, no NUL. Never a path. */
   readonly name: string
   readonly description?: string
+  /** What permissions call it, VM/DISK; the name where absent. */
+  readonly path?: string
+  /** Where TLS is offered and not demanded: this one is there inside TLS only. */
+  readonly tlsOnly?: boolean
   /** Only `size` and `blockSize` are looked at before a client has been let in. */
   readonly device: BlockReader | BlockDevice
   readonly readOnly: boolean
   /** The device's `zero` never costs more than a metadata operation, so that FAST_ZERO may be advertised. */
   readonly fastZero?: boolean
+  /** Beside `base:allocation`, which every export has. Read at every query, so the list may be a live one. */
+  readonly contexts?: readonly ExportContext[]
 }
 
 /** The device as one that takes writes, if the export allows them. */

@@ -1,10 +1,8 @@
 /** Every reply that a server sends after the handshake, in all three header modes, appended to one connection's writer. */
 
 import { limits } from '../core/limits.ts'
-import type { Extent } from '../core/range.ts'
 import * as C from './constants.ts'
 import { errorText } from './errno.ts'
-import { ALLOCATION_ZERO } from './extent-list.ts'
 import type { ReplyWriter } from './reply-writer.ts'
 import {
   type HeaderMode,
@@ -95,26 +93,10 @@ export class Replies {
     putU32(b, at + 8, length)
   }
 
-  /** One chunk of base:allocation. */
-  blockStatus(request: RequestHeader, context: number, extents: readonly Extent[], last: boolean): void {
+  /** The list of one context, encoded for this mode. */
+  blockStatus(request: RequestHeader, payload: Buffer, last: boolean): void {
     const flags = last ? C.NBD_REPLY_FLAG_DONE : 0
-    const extended = this.#mode === 'extended'
-    const payload = Buffer.allocUnsafe(extended ? 8 + 16 * extents.length : 4 + 8 * extents.length)
-    putU32(payload, 0, context)
-    if (extended) putU32(payload, 4, extents.length)
-    let at = extended ? 8 : 4
-    for (const { length, kind } of extents) {
-      const state = kind === 'zero' ? ALLOCATION_ZERO : 0
-      if (extended) {
-        putU64(payload, at, length)
-        putU64(payload, at + 8, state)
-      } else {
-        putU32(payload, at, length)
-        putU32(payload, at + 4, state)
-      }
-      at += extended ? 16 : 8
-    }
-    const type = extended ? C.NBD_REPLY_TYPE_BLOCK_STATUS_EXT : C.NBD_REPLY_TYPE_BLOCK_STATUS
+    const type = this.#mode === 'extended' ? C.NBD_REPLY_TYPE_BLOCK_STATUS_EXT : C.NBD_REPLY_TYPE_BLOCK_STATUS
     const b = this.#writer.reserve(this.#header)
     putChunkHeader(this.#mode, b, this.#writer.position(this.#header), flags, type, request, payload.length)
     if (payload.length > limits.nbdCopyMax) this.#writer.views([payload], nothing)

@@ -49,7 +49,10 @@ export function requestError(rules: RequestRules, request: RequestHeader): numbe
     // The length of one with a payload is the payload's; the range is checked when that has been read.
     if ((request.flags & C.NBD_CMD_FLAG_PAYLOAD_LEN) !== 0) return length > limits.nbdOptionBytes ? C.NBD_EINVAL : 0
   }
-  return rangeError(rules, type, offset, length)
+  const error = rangeError(rules, type, offset, length)
+  // To write zeros out is never faster than to be sent them.
+  const slow = C.NBD_CMD_FLAG_FAST_ZERO | C.NBD_CMD_FLAG_NO_HOLE
+  return error === 0 && (request.flags & slow) === slow ? C.NBD_ENOTSUP : error
 }
 
 export function rangeError(rules: RequestRules, type: number, offset: number, length: number): number {

@@ -3,11 +3,12 @@ import type { BorrowedViews } from '../block/block-device.ts'
 import { messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { ConnectionBytes } from './bytes-in-flight.ts'
-import { type CommandScope, execute, read, readCost } from './commands.ts'
+import { type CommandScope, commandCost, execute, read, readCost } from './commands.ts'
 import * as C from './constants.ts'
 import { errnoOf } from './errno.ts'
 import type { HandshakeState } from './handshake.ts'
 import type { NbdLog } from './log-line.ts'
+import { contextOf } from './meta-contexts.ts'
 import { type NbdExport, writableDevice } from './nbd-export.ts'
 import { Replies } from './replies.ts'
 import type { ReplyWriter } from './reply-writer.ts'
@@ -61,14 +62,17 @@ export class Transmission {
     this.#entry = entry
     this.#headerBytes = requestHeaderBytes(state.mode)
     this.#replies = new Replies(writer, state.mode)
+    const contexts = state.contexts.flatMap(({ id, name }) => {
+      const context = contextOf(entry, name)
+      return context === undefined ? [] : [{ id, context }]
+    })
     const rules = {
       mode: state.mode,
       size: entry.device.size,
       writable: writable !== undefined,
       fastZero: entry.fastZero === true && writable !== undefined,
-      hasContexts: state.contexts.length > 0,
+      hasContexts: contexts.length > 0,
     }
-    const contexts = state.contexts
     this.#scope = { device: entry.device, writable, rules, contexts, replies: this.#replies, writer, bytes, signal }
   }
 
@@ -144,9 +148,10 @@ export class Transmission {
       return true
     }
     if (request.type === C.NBD_CMD_READ) return this.#beginRead(request)
-    if (!bytes.tryAcquire(64)) return false
+    const cost = commandCost(request)
+    if (!bytes.tryAcquire(cost)) return false
     const copy = { ...request }
-    this.#launch(copy, 64, () => execute(this.#scope, copy, NO_PAYLOAD))
+    this.#launch(copy, cost, () => execute(this.#scope, copy, NO_PAYLOAD))
     return true
   }
 
