@@ -6,7 +6,8 @@ import { compareClocks } from '../repository/clock-skew.ts'
 import { showEstimate, withMore } from './estimate.ts'
 import { gcProgress } from './gc-progress.ts'
 import type { Output } from './output.ts'
-import { formatBytes, formatSeconds, parseDurationMs } from './units.ts'
+import { describePin } from './pins.ts'
+import { formatBytes, parseDurationMs } from './units.ts'
 import { verb } from './verb.ts'
 
 interface Flags {
@@ -64,8 +65,9 @@ export const gcCommand = verb<Flags>({
 })
 
 /** What a person should look at, beside what is removed. */
-const found = ({ voids, standingPins, others, fences, objects, bytes }: GcPlan) => ({
+const found = ({ voids, standingPins, deadPins, others, fences, objects, bytes }: GcPlan) => ({
   voids,
+  deadPins: deadPins.map(({ key }) => key),
   standingPins: standingPins.map(({ key, point, kind, host, expiryMs, modifiedAt }) => ({
     key,
     point,
@@ -114,7 +116,7 @@ const planned = (plan: GcPlan) => ({
   ...found(plan),
 })
 
-function warn(output: Output, { others, voids, standingPins, storeNow }: GcPlan): void {
+function warn(output: Output, { others, voids, standingPins, deadPins, storeNow }: GcPlan): void {
   for (const { key, who, when } of others)
     output.warning(
       who === undefined
@@ -125,10 +127,11 @@ function warn(output: Output, { others, voids, standingPins, storeNow }: GcPlan)
     output.warning(
       `${voids.length} points were never committed; \`lifeboat points --all\` shows them, and they go a month after they were written`,
     )
-  for (const { key, point, kind, host, modifiedAt } of standingPins) {
-    const age = formatSeconds((storeNow.getTime() - modifiedAt.getTime()) / 1000)
-    const what = point === undefined ? 'may pin any point: it cannot be read' : `keeps point ${point}`
-    if (kind !== 'hold') output.message(`${key} (${kind}${host ? ` on ${host}` : ''}, ${age} old) ${what}`)
+  for (const pin of standingPins) {
+    if (pin.kind === 'hold') continue
+    const what = pin.point === undefined ? 'may pin any point: it cannot be read' : `keeps point ${pin.point}`
+    const fate = deadPins.includes(pin) ? ': its reader has died, it counts for nothing and goes' : ''
+    output.message(`${describePin(pin, storeNow)} ${fate ? `is of point ${pin.point}${fate}` : what}`)
   }
 }
 
@@ -140,11 +143,17 @@ function printPlan(output: Output, plan: GcPlan): void {
   printKept(output, plan.kept)
 }
 
-function printResult(output: Output, { removed, packs, bytesFreed, bytesRewritten, kept, leases }: GcResult): void {
+function printResult(
+  output: Output,
+  { removed, packs, bytesFreed, bytesRewritten, kept, leases, leftovers }: GcResult,
+): void {
   output.line(`${removed.length} points and ${packs} packs removed, ${formatBytes(bytesFreed)} freed`)
   if (bytesRewritten > 0) output.line(`${formatBytes(bytesRewritten)} of mostly dead packs were rewritten`)
   for (const [lease, end] of Object.entries(leases))
     if (end === 'fenced') output.line(`backup ${lease} had died: nothing of it counts`)
+  if (leftovers)
+    for (const [what, keys] of Object.entries(leftovers))
+      if (keys.length > 0) output.line(`${keys.length} ${what} that dead processes had left were removed`)
   printKept(output, kept)
 }
 

@@ -12,7 +12,7 @@ import { recordAudit } from './audit.ts'
 import { compactPack } from './compaction.ts'
 import type { CompactionPlan } from './compaction-plan.ts'
 import type { CondemnedPack } from './condemned.ts'
-import { removeDeadRuns, removeStaleFences } from './exclusive.ts'
+import { type Leftovers, removeLeftovers } from './exclusive.ts'
 import { type ForgottenPoints, withoutPinned } from './forgotten-points.ts'
 import { countingPins, type GcPlan, isEmptyPlan } from './gc-plan.ts'
 import { type GcOptions, KeptCounts } from './gc-progress.ts'
@@ -38,6 +38,8 @@ export interface GcResult {
   readonly kept: Readonly<Record<string, number>>
   /** How the leases ended that the run waited for. */
   readonly leases: LeaseEnds
+  /** With --exclusive: keys of what dead processes had left. */
+  readonly leftovers?: Leftovers
 }
 
 /** Step 8 is done again when it took longer than half the grace; where nearly no grace is wanted, than this. */
@@ -94,6 +96,7 @@ class GcRun {
   #bytesRewritten = 0
   /** Deletions that were sent and not answered. */
   #unanswered = 0
+  #leftovers: Leftovers | undefined
 
   constructor(context: MaintenanceContext, plan: GcPlan, run: string, options: GcOptions) {
     this.#context = context
@@ -369,8 +372,8 @@ class GcRun {
 
   /** With the operator's word that nobody else works. */
   async tidy(): Promise<void> {
-    await removeDeadRuns(this.#context, this.#plan, this.#signal)
-    await removeStaleFences(this.#context, this.#plan, this.#mark, this.#signal)
+    const work = { run: this.#run, plan: this.#plan, mark: this.#mark }
+    this.#leftovers = await removeLeftovers(this.#context, work, this.#signal)
   }
 
   result(): GcResult {
@@ -383,6 +386,7 @@ class GcRun {
       bytesRewritten: this.#bytesRewritten,
       kept: this.#kept.all(),
       leases: this.#leases,
+      ...(this.#leftovers ? { leftovers: this.#leftovers } : {}),
     }
   }
 }

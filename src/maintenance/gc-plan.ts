@@ -23,7 +23,7 @@ import type { MaintenanceContext } from './maintenance.ts'
 import { Mark, storedNodes } from './mark.ts'
 import { type OtherRun, readOtherRuns } from './other-runs.ts'
 import { PackTable } from './pack-table.ts'
-import { PinWatch, type SeenPin } from './pinned-points.ts'
+import { isStale, PinWatch, type SeenPin } from './pinned-points.ts'
 import { listFences, listPointObjects, markRoots } from './roots.ts'
 
 export interface GcPlan {
@@ -43,6 +43,8 @@ export interface GcPlan {
   readonly voids: readonly string[]
   /** What keeps a point until somebody removes it: sessions, holds, and pins of readers that seem to have died. */
   readonly standingPins: readonly SeenPin[]
+  /** With --exclusive: of those, the ones that count for nothing, and go at the end. */
+  readonly deadPins: readonly SeenPin[]
   /** Other collections, under way or dead. */
   readonly others: readonly OtherRun[]
   /** Leases that were fenced, of backups that never ended. */
@@ -102,6 +104,7 @@ export async function planGc(context: MaintenanceContext, options: GcOptions = {
     kept: kept.all(),
     voids: [...voids.keys()],
     standingPins: seen.filter(pin => pin.expiryMs === null || isStale(pin, storeNow)),
+    deadPins: options.exclusive ? seen.filter(pin => isStale(pin, storeNow)) : [],
     others,
     fences: fences.size,
     storeNow,
@@ -162,11 +165,6 @@ async function listPacks(
 /** With --exclusive, that nobody reads is the operator's word, and the store's that nobody refreshed the pin for its whole expiry. */
 export const countingPins = (pins: readonly SeenPin[], storeNow: Date, { exclusive = false }: GcOptions) =>
   exclusive ? pins.filter(pin => !isStale(pin, storeNow)) : pins
-
-/** By the store's clock alone, which made both times. */
-function isStale({ expiryMs, modifiedAt }: SeenPin, storeNow: Date): boolean {
-  return expiryMs !== null && storeNow.getTime() - modifiedAt.getTime() > expiryMs
-}
 
 /** Keys need no escapes. */
 const jsonBytes = (keys: readonly string[]): number => keys.reduce((sum, key) => sum + key.length + 3, 0)

@@ -34,7 +34,10 @@ export class PinWatch {
 
   /** All pins and holds that count. */
   async list(options: AbortOptions): Promise<readonly SeenPin[]> {
-    const found = [...(await this.#read('pin', options)), ...(await this.#read('hold', options))]
+    const found = [
+      ...(await readPins(this.#context, 'pin', options)),
+      ...(await readPins(this.#context, 'hold', options)),
+    ]
     return found.filter(pin => !this.#isDead(pin))
   }
 
@@ -45,34 +48,41 @@ export class PinWatch {
     this.#seen.set(key, { counter, sinceMs: nowMs })
     return false
   }
+}
 
-  async #read(kind: 'pin' | 'hold', options: AbortOptions): Promise<SeenPin[]> {
-    const { store, control } = this.#context
-    const pins: SeenPin[] = []
-    await forEachLimited(
-      store.list(`${kind}s/`, options),
-      limits.getsInFlight,
-      async ({ key, modifiedAt }, signal) => {
-        try {
-          const pin = await control.get(kind, key, { signal })
-          // Absent: its reader has ended since the listing.
-          if (pin)
-            pins.push({
-              key,
-              point: pointId(pin.hex('point', 8)),
-              kind: kind === 'hold' ? 'hold' : pin.text('kind'),
-              host: pin.has('host') ? pin.text('host') : '',
-              expiryMs: kind === 'pin' && pin.has('expiryMs') ? pin.count('expiryMs') : null,
-              counter: pin.has('counter') ? pin.count('counter') : 0,
-              modifiedAt,
-            })
-        } catch (error) {
-          if (!isIntegrityError(error)) throw error
-          pins.push({ key, kind, host: '', expiryMs: null, counter: 0, modifiedAt })
-        }
-      },
-      options,
-    )
-    return pins
-  }
+/** By the store's clock alone, which made both times: nobody refreshed it for its whole expiry. What has none never is. */
+export const isStale = ({ expiryMs, modifiedAt }: SeenPin, storeNow: Date): boolean =>
+  expiryMs !== null && storeNow.getTime() - modifiedAt.getTime() > expiryMs
+
+export async function readPins(
+  { store, control }: Pick<Context, 'store' | 'control'>,
+  kind: 'pin' | 'hold',
+  options: AbortOptions,
+): Promise<SeenPin[]> {
+  const pins: SeenPin[] = []
+  await forEachLimited(
+    store.list(`${kind}s/`, options),
+    limits.getsInFlight,
+    async ({ key, modifiedAt }, signal) => {
+      try {
+        const pin = await control.get(kind, key, { signal })
+        // Absent: its reader has ended since the listing.
+        if (pin)
+          pins.push({
+            key,
+            point: pointId(pin.hex('point', 8)),
+            kind: kind === 'hold' ? 'hold' : pin.text('kind'),
+            host: pin.has('host') ? pin.text('host') : '',
+            expiryMs: kind === 'pin' && pin.has('expiryMs') ? pin.count('expiryMs') : null,
+            counter: pin.has('counter') ? pin.count('counter') : 0,
+            modifiedAt,
+          })
+      } catch (error) {
+        if (!isIntegrityError(error)) throw error
+        pins.push({ key, kind, host: '', expiryMs: null, counter: 0, modifiedAt })
+      }
+    },
+    options,
+  )
+  return pins
 }

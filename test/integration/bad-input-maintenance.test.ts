@@ -3,7 +3,6 @@ import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { after, before, beforeEach, describe, test } from 'node:test'
-import { systemClock } from '../../src/core/clock.ts'
 import {
   done,
   pointOf,
@@ -12,8 +11,9 @@ import {
   type SmallRepository,
   smallRepository,
 } from '../doubles/bad-input.ts'
-import { type CommandLine, commandLine } from '../doubles/command-line.ts'
-import { type S3Fake, type S3FakeOptions, startS3Fake } from '../doubles/s3-fake.ts'
+import type { CommandLine } from '../doubles/command-line.ts'
+import { overS3 } from '../doubles/s3-command-line.ts'
+import type { S3Fake } from '../doubles/s3-fake.ts'
 
 const usage = { exit: 2, code: 'usage' } as const
 const HOUR_MS = 3_600_000
@@ -33,6 +33,8 @@ describe('wrong words and moments', { timeout: 120_000 }, () => {
     ['gc --grace soon', /'soon'/],
     ['gc web1', /too many/],
     ['unlock web1', /too many/],
+    ['unlock --dry-run', /--pin/],
+    ['unlock --pin 0011223344556677', /there is no pin 0011223344556677/],
     ['verify --stored --sample 101', /'101' is no percentage/],
     ['verify --stored --sample -1', /'-1' is no percentage/],
     ['verify --stored web1@latest', /whichever points/],
@@ -77,25 +79,6 @@ describe('wrong words and moments', { timeout: 120_000 }, () => {
     assert.deepEqual((done(await json('log')).json as { entries: unknown[] }).entries, [])
   })
 })
-
-async function overS3(bucket: NonNullable<S3FakeOptions['buckets']>[string], isSkewed = { byMs: 0 }) {
-  const fake = await startS3Fake({ buckets: { test: bucket } })
-  const clock = { ...systemClock, now: () => new Date(Date.now() + isSkewed.byMs) }
-  const cli = commandLine(
-    { AWS_ACCESS_KEY_ID: fake.credentials.accessKeyId, AWS_SECRET_ACCESS_KEY: fake.credentials.secretAccessKey },
-    { clock },
-  )
-  cli.environment.LIFEBOAT_REPO = `s3://test/site?endpoint=${fake.endpoint}&region=us-east-1&path-style=true`
-  cli.environment.LIFEBOAT_KEY_FILE = cli.at('key')
-  return {
-    cli,
-    fake,
-    async [Symbol.asyncDispose]() {
-      await cli[Symbol.asyncDispose]()
-      await fake[Symbol.asyncDispose]()
-    },
-  }
-}
 
 const isEmpty = ({ buckets }: S3Fake) => {
   const { objects, versions } = buckets.get('test')!
@@ -174,7 +157,7 @@ test('retention that would end a point before its lock keeps it, and the plan sa
 
 test("a clock far off the store's: gc warns, prune and lock renew refuse, whichever of the two is ahead", async () => {
   const skew = { byMs: 0 }
-  await using place = await overS3({ objectLock: true }, skew)
+  await using place = await overS3({ objectLock: true }, { skew })
   const { cli, fake } = place
   done(await cli.json('init --lock-mode governance --lock-for 30d --renew-every 7d'))
   await backedUp(cli)

@@ -3,14 +3,16 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { hex, type SlotId } from '../../../src/core/ids.ts'
+import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { parseKeySlot } from '../../../src/crypto/key-slot.ts'
 import type { Credential } from '../../../src/crypto/keys.ts'
+import { collectGarbage } from '../../../src/maintenance/gc.ts'
 import { addKey, type KeyContext, listKeys, removeKey, rotateKey } from '../../../src/maintenance/keys.ts'
 import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
 import { twinPipeline } from '../../../src/native/twin.ts'
 import { unwrapRepositoryKey } from '../../../src/repository/keyring.ts'
-import { keysPrefix, slotKey } from '../../../src/repository/object-keys.ts'
+import { keysPrefix, removalClaimKey, slotKey } from '../../../src/repository/object-keys.ts'
 import { openRepository } from '../../../src/repository/open.ts'
 import { type MemoryStore, memoryStore, type StoredObject } from '../../../src/storage/memory.ts'
 import type { ObjectStore } from '../../../src/storage/object-store.ts'
@@ -169,6 +171,36 @@ test('two hosts that remove the key of the other never remove both, in any order
     },
   )
   assert.ok(runs > 100 && refused > 0 && removed > 0, `${runs} orders, ${removed} removed, ${refused} refused`)
+})
+
+test('the claim of a host that died while it removed a key takes nothing away: the key opens, can go, and counts again in the end', async () => {
+  const clock = manualClock()
+  const store = memoryStore({ clock, entries: (await newMemoryRepository()).snapshot() })
+  const context = await contextOf(store)
+  const second = await addKey(context, file(8))
+  const claim = removalClaimKey(second, 'dead'.repeat(4))
+  await context.control.put('claim', claim, { who: 'dead@host', when: clock.now().toISOString() })
+  assert.ok(await opens(store, file(8)))
+  // It does not count, so that the first stays; a third one lets it go.
+  await assert.rejects(removeKey(context, context.slot), { code: 'last-key' })
+  const third = await addKey(context, file(9))
+  await removeKey(context, context.slot)
+  assert.deepEqual(
+    [await opens(store, first), await opens(store, file(8)), await opens(store, file(9))],
+    [false, true, true],
+  )
+  // A claim of this week may be of a host that goes on; what is older goes where nobody else works, and the key counts again.
+  const later = await contextOf(store, file(8))
+  await assert.rejects(removeKey(later, third), { code: 'last-key' })
+  await collectGarbage(later, { graceMs: 0, exclusive: true })
+  assert.deepEqual(keysOf(store, 'claims/'), [claim])
+  await clock.advance(limits.leaseLifeMs + 1000)
+  await collectGarbage(later, { graceMs: 0 })
+  assert.deepEqual(keysOf(store, 'claims/'), [claim], 'not without that word')
+  const { leftovers } = await collectGarbage(later, { graceMs: 0, exclusive: true })
+  assert.deepEqual(leftovers?.claims, [claim])
+  await removeKey(later, third)
+  assert.deepEqual([await opens(store, file(8)), await opens(store, file(9))], [true, false])
 })
 
 test('a host that dies during an exchange, before or after any change, leaves a key that opens', async () => {
