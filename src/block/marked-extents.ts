@@ -13,6 +13,7 @@ export async function* markedExtents(
   let at = range.offset
   let seen = 0
   for await (const mark of marked) {
+    if (mark.offset >= rangeEnd(range)) break
     if (mark.offset < seen) throw new LifeboatError('internal', 'the ranges of a context are out of order')
     seen = rangeEnd(mark)
     const part = intersect(range, mark)

@@ -7,7 +7,16 @@
  * What it does not know: how NBD works (an `Exporter` is handed in), how points are stored, and how people ask for it.
  */
 import type { BlockReader } from '../block/block-device.ts'
+import type { Range, StatusExtent } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
+
+/** A state of a device that clients may ask for by name, in runs from the start of the range to its end. */
+export interface ExportedContext {
+  readonly name: string
+  /** Of many with one meaning: the name, ending in a colon, under which they are listed together. */
+  readonly listedAs?: string
+  extents(range: Range, options?: AbortOptions): AsyncIterable<StatusExtent>
+}
 
 /** A device under a name that clients ask for. The name is the disk's. */
 export interface ExportedDevice {
@@ -15,6 +24,9 @@ export interface ExportedDevice {
   readonly description?: string
   readonly device: BlockReader
   readonly readOnly: boolean
+  /** Zeroing it never costs more than a change of its tables. */
+  readonly fastZero?: boolean
+  readonly contexts?: readonly ExportedContext[]
 }
 
 export type ListenAddress = { readonly socket: string } | { readonly host: string; readonly port: number }
