@@ -1,5 +1,6 @@
 /** One client's connection on the server: its socket, its input buffer, and the two phases that it goes through. */
 import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
@@ -10,18 +11,23 @@ import {
   greeting,
   type HandshakeState,
   type HandshakeStep,
+  handshakeInsideTls,
   handshakeNeeds,
   initialHandshake,
   skipHandshake,
 } from './handshake.ts'
 import { escapeText, type NbdLog } from './log-line.ts'
+import { PacedSocket } from './paced-socket.ts'
 import { type BufferPool, ReplyWriter } from './reply-writer.ts'
 import { type InputHandler, type InputMode, SocketInput } from './socket-input.ts'
+import { acceptTls, type ServerTls } from './tls-server.ts'
 import { Transmission } from './transmission.ts'
 
 /** What a connection shares with the others of its server. */
 export interface ConnectionShare {
-  readonly catalog: ExportCatalog
+  /** What a client is shown: in the clear, and once TLS has shown its names. */
+  catalogFor(clientNames?: readonly string[]): ExportCatalog
+  readonly tls: ServerTls | undefined
   readonly bytes: BytesInFlight
   readonly pool: BufferPool
   readonly clock: Clock
@@ -47,9 +53,11 @@ const HANDSHAKE_INPUT = 4096
 
 export class Connection implements InputHandler {
   readonly #share: ConnectionShare
-  readonly #input: SocketInput
+  #input: SocketInput
+  #tls: TLSSocket | undefined
+  #catalog: ExportCatalog
   readonly #bytes: ConnectionBytes
-  readonly #writer: ReplyWriter
+  #writer: ReplyWriter
   readonly #ended = new AbortController()
   readonly #wake = () => this.#progressed()
   #buffer = Buffer.allocUnsafeSlow(HEADROOM + HANDSHAKE_INPUT)
@@ -69,14 +77,12 @@ export class Connection implements InputHandler {
   constructor(accepted: Socket, share: ConnectionShare) {
     this.#share = share
     this.#openedMs = this.#movedMs = share.clock.monotonicMs()
+    this.#catalog = share.catalogFor()
     this.#input = new SocketInput(accepted, this, share.input)
     this.#bytes = new ConnectionBytes(share.bytes)
     this.#writer = new ReplyWriter(this.#input.socket, share.pool, this.#bytes, () => this.#written())
     const { socket } = this.#input
-    socket.on('error', () => this.destroy())
-    socket.on('close', () => this.destroy())
-    // A client that closes without DISC has gone: what it asked for is not worth another read of the device.
-    socket.on('end', () => (this.#finishing ? undefined : this.destroy()))
+    this.#watch(socket)
     socket.setNoDelay(true)
     socket.setKeepAlive(true, 60_000)
     this.#send([greeting()])
@@ -89,6 +95,13 @@ export class Connection implements InputHandler {
 
   get inputMode(): InputMode {
     return this.#input.mode
+  }
+
+  #watch(socket: Socket): void {
+    socket.on('error', () => this.destroy())
+    socket.on('close', () => this.destroy())
+    // A client that closes without DISC has gone: what it asked for is not worth another read of the device.
+    socket.on('end', () => (this.#finishing ? undefined : this.destroy()))
   }
 
   // InputHandler
@@ -148,6 +161,7 @@ export class Connection implements InputHandler {
     this.#share.handshakeBytes.used -= this.#optionPayload?.bytes.length ?? 0
     this.#optionPayload = undefined
     this.#bytes.forget(this.#wake)
+    this.#tls?.destroy()
     this.#input.socket.destroy()
     this.#share.closed(this)
   }
@@ -171,6 +185,13 @@ export class Connection implements InputHandler {
   #pump(): void {
     while (this.#transmission === undefined && this.#haggle()) {}
     if (this.#ended.signal.aborted) return
+    if (this.#handshake.phase === 'tls') {
+      // Nothing more is read until the acknowledgement has left: the next byte belongs to the encryption. Bytes that came with the
+      // option were sent in the clear, by whoever sits between the client and here.
+      this.#stopped = true
+      if (this.#end > this.#start) this.#drop('plain bytes behind STARTTLS')
+      return
+    }
     if (this.#transmission !== undefined) {
       this.#start = this.#transmission.consume(this.#buffer, this.#start, this.#end)
       if (this.#ended.signal.aborted) return
@@ -188,6 +209,7 @@ export class Connection implements InputHandler {
   #written(): void {
     this.#moves++
     if (this.#finishing) this.#maybeEnd()
+    else if (this.#handshake.phase === 'tls' && this.#writer.pending === 0) this.#startTls()
   }
 
   #progressed(): void {
@@ -207,7 +229,8 @@ export class Connection implements InputHandler {
 
   /** One step of the table; false when it needs more bytes than are there. */
   #haggle(): boolean {
-    if (this.#ended.signal.aborted || this.#handshake.phase === 'closed') return false
+    const { phase } = this.#handshake
+    if (this.#ended.signal.aborted || phase === 'closed' || phase === 'tls') return false
     // Replies to a client that does not read them must not pile up: no haggling needs more than this.
     if (this.#writer.pending > limits.nbdOutputBytes) {
       this.#drop('handshake replies not read')
@@ -218,12 +241,12 @@ export class Connection implements InputHandler {
     if (this.#handshake.phase === 'option-skip') {
       const length = Math.min(need, available)
       this.#start += length
-      if (length > 0) this.#apply(skipHandshake(this.#handshake, length))
+      if (length > 0) this.#apply(skipHandshake(this.#handshake, length, this.#catalog))
       return length > 0
     }
     const bytes = this.#handshake.phase === 'option-payload' ? this.#collect(need) : this.#take(need)
     if (bytes === undefined) return false
-    this.#apply(advanceHandshake(this.#handshake, bytes, this.#share.catalog))
+    this.#apply(advanceHandshake(this.#handshake, bytes, this.#catalog))
     return true
   }
 
@@ -263,6 +286,26 @@ export class Connection implements InputHandler {
     if (step.note !== undefined) this.#share.log(`${step.note.what} ${escapeText(step.note.text)}`)
     if (step.state.phase === 'closed') this.#close(step.state.reason)
     else if (step.state.phase === 'transmission' && step.state.export !== undefined) this.#enter(step.state)
+  }
+
+  #startTls(): void {
+    const { tls } = this.#share
+    if (tls === undefined || this.#tls !== undefined || this.#ended.signal.aborted) return
+    const failed = (reason: string) => this.#drop(reason)
+    this.#tls = acceptTls(this.#input.socket, tls, names => this.#secured(names), failed)
+  }
+
+  /** Everything that was said before is forgotten, but for the client's flags and how many options it has used up. */
+  #secured(names: readonly string[]): void {
+    if (this.#tls === undefined || this.#ended.signal.aborted) return
+    this.#catalog = this.#share.catalogFor(names)
+    this.#handshake = handshakeInsideTls(this.#handshake)
+    this.#start = this.#end = HEADROOM
+    this.#stopped = false
+    this.#input = new SocketInput(this.#tls, this, 'data')
+    this.#writer = new ReplyWriter(new PacedSocket(this.#tls), this.#share.pool, this.#bytes, () => this.#written())
+    this.#watch(this.#tls)
+    this.#input.start()
   }
 
   #close(reason: string | undefined): void {

@@ -4,6 +4,7 @@
  */
 import { limits } from '../core/limits.ts'
 import * as C from './constants.ts'
+import { listedContexts, selectedContexts } from './meta-contexts.ts'
 import { blockSizes, type NbdExport, transmissionFlags } from './nbd-export.ts'
 import * as O from './option-codec.ts'
 import { type HeaderMode, putU16, putU64, readU32 } from './wire.ts'
@@ -13,7 +14,8 @@ export interface MetaContext {
   readonly name: string
 }
 
-type Phase = 'client-flags' | 'option-header' | 'option-payload' | 'option-skip' | 'transmission' | 'closed'
+/** In 'tls' the acknowledgement of STARTTLS is on its way: whatever comes next is for the encryption. */
+type Phase = 'client-flags' | 'option-header' | 'option-payload' | 'option-skip' | 'tls' | 'transmission' | 'closed'
 
 export interface HandshakeState {
   readonly phase: Phase
@@ -33,8 +35,12 @@ export interface HandshakeState {
   readonly reason?: string
 }
 
-/** What the handshake may know of the server around it. */
+/** What the handshake may know of the server around it, and of what this client has proven so far. */
 export interface ExportCatalog {
+  /** The protocol's NOTLS is 'off'; SELECTIVETLS and FORCEDTLS are 'offered' and 'demanded' until TLS is 'on'. */
+  readonly tls: 'off' | 'offered' | 'demanded' | 'on'
+  readonly optionsMax: number
+  /** What this client may open: the rest does not exist for it. */
   list(): readonly NbdExport[]
   find(name: string): NbdExport | undefined
   /** 'open', or why nobody is let in at the moment. */
@@ -47,8 +53,6 @@ export interface HandshakeStep {
   /** Worth a line in the log; the text is the client's. */
   readonly note?: { readonly what: string; readonly text: string }
 }
-
-const CONTEXTS = [C.BASE_ALLOCATION]
 
 export const initialHandshake: HandshakeState = {
   phase: 'client-flags',
@@ -118,14 +122,7 @@ const OPTIONS: ReadonlyMap<number, OptionRow> = new Map([
     { maxLength: limits.nbdOptionBytes, run: state => closed(state, 'abort', acknowledged(state).replies) },
   ],
   [C.NBD_OPT_LIST, { maxLength: limits.nbdOptionBytes, run: withoutData(list) }],
-  // The place of TLS in the table: until it is there, the option is answered as one that this server does not know.
-  [
-    C.NBD_OPT_STARTTLS,
-    {
-      maxLength: limits.nbdOptionBytes,
-      run: withoutData(state => refused(state, C.NBD_REP_ERR_UNSUP, 'TLS is not configured')),
-    },
-  ],
+  [C.NBD_OPT_STARTTLS, { maxLength: limits.nbdOptionBytes, run: withoutData(startTls) }],
   [C.NBD_OPT_INFO, { maxLength: limits.nbdOptionBytes, run: infoOrGo }],
   [C.NBD_OPT_GO, { maxLength: limits.nbdOptionBytes, run: infoOrGo }],
   [C.NBD_OPT_STRUCTURED_REPLY, { maxLength: limits.nbdOptionBytes, run: withoutData(structuredReply) }],
@@ -133,6 +130,9 @@ const OPTIONS: ReadonlyMap<number, OptionRow> = new Map([
   [C.NBD_OPT_SET_META_CONTEXT, { maxLength: limits.nbdMetaOptionBytes, run: metaContext }],
   [C.NBD_OPT_EXTENDED_HEADERS, { maxLength: limits.nbdOptionBytes, run: withoutData(extendedHeaders) }],
 ])
+
+/** All that a server in FORCEDTLS mode listens to in the clear. */
+const BEFORE_TLS: ReadonlySet<number> = new Set([C.NBD_OPT_STARTTLS, C.NBD_OPT_ABORT])
 
 /** Advances by exactly `handshakeNeeds(state)` bytes. */
 export function advanceHandshake(state: HandshakeState, bytes: Uint8Array, catalog: ExportCatalog): HandshakeStep {
@@ -148,11 +148,19 @@ export function advanceHandshake(state: HandshakeState, bytes: Uint8Array, catal
   }
 }
 
-/** Passes over `length` bytes of an option that is not known, and answers it when all of it has gone by. */
-export function skipHandshake(state: HandshakeState, length: number): HandshakeStep {
+/** Passes over `length` bytes of an option that is not looked at, and refuses it when all of it has gone by. */
+export function skipHandshake(state: HandshakeState, length: number, catalog: ExportCatalog): HandshakeStep {
   const rest = state.length - length
   if (rest > 0) return { state: { ...state, length: rest }, replies: [] }
-  return refused({ ...state, phase: 'option-header', length: 0 }, C.NBD_REP_ERR_UNSUP, 'unknown option')
+  const after: HandshakeState = { ...state, phase: 'option-header', length: 0 }
+  return catalog.tls === 'demanded'
+    ? refused(after, C.NBD_REP_ERR_TLS_REQD, 'TLS comes first')
+    : refused(after, C.NBD_REP_ERR_UNSUP, 'unknown option')
+}
+
+/** The handshake goes on inside TLS as if nothing had been agreed on before, but for what the client's flags said. */
+export function handshakeInsideTls({ fixed, noZeroes, optionCount }: HandshakeState): HandshakeState {
+  return { ...initialHandshake, phase: 'option-header', fixed, noZeroes, optionCount }
 }
 
 function clientFlags(state: HandshakeState, bytes: Uint8Array): HandshakeStep {
@@ -167,12 +175,17 @@ function optionHeader(before: HandshakeState, bytes: Uint8Array, catalog: Export
   const header = O.parseOptionHeader(bytes)
   if (header === undefined) return closed(before, 'bad option magic')
   const state = { ...before, ...header, optionCount: before.optionCount + 1 }
-  if (state.optionCount > limits.nbdOptionsMax) return closed(state, 'too many options')
+  if (state.optionCount > catalog.optionsMax) return closed(state, 'too many options')
   if (!state.fixed && header.option !== C.NBD_OPT_EXPORT_NAME) return closed(state, 'option without fixed newstyle')
   const row = OPTIONS.get(header.option)
   if (header.length > (row?.maxLength ?? limits.nbdOptionBytes)) return closed(state, 'option too long')
-  if (row === undefined)
-    return header.length > 0 ? { state: { ...state, phase: 'option-skip' }, replies: [] } : skipHandshake(state, 0)
+  const early = catalog.tls === 'demanded' && !BEFORE_TLS.has(header.option)
+  // This one has no reply that could say why.
+  if (early && header.option === C.NBD_OPT_EXPORT_NAME) return closed(state, 'EXPORT_NAME without TLS')
+  if (row === undefined || early)
+    return header.length > 0
+      ? { state: { ...state, phase: 'option-skip' }, replies: [] }
+      : skipHandshake(state, 0, catalog)
   if (header.length > 0) return { state: { ...state, phase: 'option-payload' }, replies: [] }
   return optionPayload(state, new Uint8Array(0), catalog)
 }
@@ -220,6 +233,9 @@ function infoOrGo(state: HandshakeState, payload: Uint8Array, catalog: ExportCat
   const asked = O.parseGo(payload)
   if (asked === undefined) return refused(state, C.NBD_REP_ERR_INVALID, 'malformed request')
   const entry = catalog.find(asked.name)
+  // An export that is not there and one that is there inside TLS only are told apart by nobody.
+  if (entry === undefined && catalog.tls === 'offered')
+    return refused(state, C.NBD_REP_ERR_TLS_REQD, 'no such export without TLS')
   if (entry === undefined)
     return {
       ...refused(state, C.NBD_REP_ERR_UNKNOWN, 'no such export'),
@@ -242,6 +258,12 @@ function infoOrGo(state: HandshakeState, payload: Uint8Array, catalog: ExportCat
   return state.option === C.NBD_OPT_GO ? entered(state, asked.name, entry, step.replies) : step
 }
 
+function startTls(state: HandshakeState, catalog: ExportCatalog): HandshakeStep {
+  if (catalog.tls === 'off') return refused(state, C.NBD_REP_ERR_UNSUP, 'TLS is not configured')
+  if (catalog.tls === 'on') return refused(state, C.NBD_REP_ERR_INVALID, 'TLS is in use')
+  return acknowledged({ ...state, phase: 'tls' })
+}
+
 function structuredReply(state: HandshakeState): HandshakeStep {
   if (state.mode === 'extended') return refused(state, C.NBD_REP_ERR_EXT_HEADER_REQD, 'extended headers are in use')
   if (state.mode === 'structured') return refused(state, C.NBD_REP_ERR_INVALID, 'already negotiated')
@@ -260,15 +282,14 @@ function metaContext(before: HandshakeState, payload: Uint8Array, catalog: Expor
   if (state.mode === 'simple') return refused(state, C.NBD_REP_ERR_INVALID, 'structured replies come first')
   const asked = O.parseMetaQueries(payload)
   if (asked === undefined) return refused(state, C.NBD_REP_ERR_INVALID, 'malformed request')
-  if (catalog.find(asked.name) === undefined) return refused(state, C.NBD_REP_ERR_UNKNOWN, 'no such export')
-  const names = CONTEXTS.filter(name => (setting ? asked.queries.includes(name) : listed(name, asked.queries)))
+  const entry = catalog.find(asked.name)
+  if (entry === undefined) return refused(state, C.NBD_REP_ERR_UNKNOWN, 'no such export')
+  const names = (setting ? selectedContexts : listedContexts)(entry, asked.queries)
+  if (setting && names.length > limits.nbdContextsMax)
+    return refused(state, C.NBD_REP_ERR_TOO_BIG, `at most ${limits.nbdContextsMax} contexts`)
   const contexts = names.map((name, i) => ({ id: setting ? i + 1 : 0, name }))
   const replies = contexts.map(({ id, name }) =>
     O.encodeOptionReply(state.option, C.NBD_REP_META_CONTEXT, O.encodeContext(id, name)),
   )
   return acknowledged(setting ? { ...state, selected: { name: asked.name, contexts } } : state, replies)
 }
-
-/** LIST_META_CONTEXT: no query lists all, and `base:` lists its namespace; SET never takes a wildcard. */
-const listed = (name: string, queries: readonly string[]): boolean =>
-  queries.length === 0 || queries.includes(name) || queries.includes(name.slice(0, name.indexOf(':') + 1))

@@ -2,7 +2,6 @@
  * Replies of one wake-up leave in one write. Small ones are copied into a preallocated buffer, large payloads are written from
  * where they lie, and nothing is reused or released before the write's callback.
  */
-import type { Socket } from 'node:net'
 import { limits } from '../core/limits.ts'
 import type { ConnectionBytes } from './bytes-in-flight.ts'
 
@@ -27,8 +26,16 @@ interface OutputBuffer {
   full: boolean
 }
 
+/** What of a socket the writer needs. */
+export interface ReplySocket {
+  /** The bytes are the socket's until `taken`, which is called once, also when the socket is destroyed. */
+  write(bytes: Uint8Array, taken: () => void): unknown
+  cork(): void
+  uncork(): void
+}
+
 export class ReplyWriter {
-  readonly #socket: Socket
+  readonly #socket: ReplySocket
   readonly #pool: BufferPool
   readonly #bytes: ConnectionBytes
   readonly #written: () => void
@@ -40,7 +47,7 @@ export class ReplyWriter {
   /** Bytes appended and not yet taken by the kernel. */
   pending = 0
 
-  constructor(socket: Socket, pool: BufferPool, bytes: ConnectionBytes, written: () => void) {
+  constructor(socket: ReplySocket, pool: BufferPool, bytes: ConnectionBytes, written: () => void) {
     this.#socket = socket
     this.#pool = pool
     this.#bytes = bytes

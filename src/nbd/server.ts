@@ -12,6 +12,7 @@ import { type NbdLog, rateLimited } from './log-line.ts'
 import type { NbdExport } from './nbd-export.ts'
 import { BufferPool } from './reply-writer.ts'
 import type { InputMode } from './socket-input.ts'
+import { mustAuthenticate, type ServerTls } from './tls-server.ts'
 
 export interface NbdServerLimits {
   /** Connections that have chosen an export. */
@@ -19,6 +20,8 @@ export interface NbdServerLimits {
   /** Connections that are still haggling; past it the oldest gives way. */
   readonly halfOpen: number
   readonly handshakeMs: number
+  /** Of one connection, before it has chosen an export. */
+  readonly options: number
   readonly stalledMs: number
   readonly stalledWantedMs: number
   /** Without any request. Off by default: the disk of a sleeping guest is idle, and keep-alive finds the dead. */
@@ -33,6 +36,7 @@ export const defaultServerLimits: NbdServerLimits = {
   connections: limits.nbdConnectionsMax,
   halfOpen: limits.nbdHalfOpenMax,
   handshakeMs: limits.nbdHandshakeMs,
+  options: limits.nbdOptionsMax,
   stalledMs: limits.nbdStalledMs,
   stalledWantedMs: limits.nbdStalledWantedMs,
   idleMs: Number.POSITIVE_INFINITY,
@@ -45,6 +49,10 @@ export interface ServeNbdOptions {
   /** Read at every handshake, so the list may be a live one. The only export also answers to the empty name. */
   readonly exports: readonly NbdExport[]
   readonly listen: ListenAddress
+  /** Without it there is no TLS; with it, nobody gets in without, unless `plainToo`. */
+  readonly tls?: ServerTls
+  /** Clients that do not ask for TLS are served what is not `tlsOnly`, if clients need not say who they are. */
+  readonly plainToo?: boolean
   readonly clock: Clock
   readonly limits?: Partial<NbdServerLimits>
   readonly log?: NbdLog
@@ -69,7 +77,15 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
         hint: `Both may have ${NBD_MAX_STRING} bytes.`,
       })
   const bounds = { ...defaultServerLimits, ...options.limits }
-  const { clock } = options
+  const { clock, tls, plainToo = false } = options
+  const visible = (clientNames: readonly string[] | undefined): readonly NbdExport[] => {
+    if (tls === undefined) return options.exports
+    if (clientNames === undefined)
+      return plainToo && !mustAuthenticate(tls) ? options.exports.filter(entry => !entry.tlsOnly) : []
+    const { permissions } = tls
+    if (permissions === undefined) return options.exports
+    return options.exports.filter(entry => permissions.allows(clientNames, entry.path ?? entry.name))
+  }
   const log = rateLimited(options.log ?? (() => {}), clock)
   const halfOpen = new Set<Connection>()
   const good = new Set<Connection>()
@@ -77,13 +93,17 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
   let stopping: Promise<void> | undefined
   let allClosed: (() => void) | undefined
 
-  const catalog: ExportCatalog = {
-    list: () => options.exports,
-    find: name => options.exports.find(entry => entry.name === name) ?? onlyOne(options.exports, name),
+  const catalogFor = (clientNames?: readonly string[]): ExportCatalog => ({
+    tls: tls === undefined ? 'off' : clientNames !== undefined ? 'on' : plainToo ? 'offered' : 'demanded',
+    optionsMax: bounds.options,
+    list: () => visible(clientNames),
+    // What is forbidden is looked for where it is not, exactly as what does not exist.
+    find: name => named(visible(clientNames), name),
     admission: () => (stopping ? 'shutdown' : good.size >= bounds.connections ? 'full' : 'open'),
-  }
+  })
   const share: ConnectionShare = {
-    catalog,
+    catalogFor,
+    tls,
     bytes: new BytesInFlight(bounds.bytes),
     pool: new BufferPool(),
     clock,
@@ -152,7 +172,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
 
   const nbdServer: NbdServer = {
     address: listening.address,
-    uri: name => uriOf(listening.address, name),
+    uri: name => uriOf(listening.address, name, tls !== undefined),
     get connectionCount() {
       return good.size
     },
@@ -168,10 +188,10 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
   return nbdServer
 }
 
-const onlyOne = (exports: readonly NbdExport[], name: string): NbdExport | undefined =>
-  name === '' && exports.length === 1 ? exports[0] : undefined
+const named = (exports: readonly NbdExport[], name: string): NbdExport | undefined =>
+  exports.find(entry => entry.name === name) ?? (name === '' && exports.length === 1 ? exports[0] : undefined)
 
-export const uriOf = (address: ListenAddress, name: string): string =>
+export const uriOf = (address: ListenAddress, name: string, tls: boolean): string =>
   'socket' in address
-    ? `nbd+unix:///${encodeURIComponent(name)}?socket=${encodeURIComponent(address.socket).replaceAll('%2F', '/')}`
-    : `nbd://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}/${encodeURIComponent(name)}`
+    ? `nbd${tls ? 's' : ''}+unix:///${encodeURIComponent(name)}?socket=${encodeURIComponent(address.socket).replaceAll('%2F', '/')}`
+    : `nbd${tls ? 's' : ''}://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}/${encodeURIComponent(name)}`

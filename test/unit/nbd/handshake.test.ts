@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { BlockReader } from '../../../src/block/block-device.ts'
+import { limits } from '../../../src/core/limits.ts'
 import * as C from '../../../src/nbd/constants.ts'
 import {
   advanceHandshake,
   type ExportCatalog,
   type HandshakeState,
+  handshakeInsideTls,
   handshakeNeeds,
   initialHandshake,
   skipHandshake,
@@ -29,7 +31,10 @@ const vdb: NbdExport = { name: 'vdb', device, readOnly: true }
 const catalog = (
   exports: readonly NbdExport[] = [vda, vdb],
   admission: 'open' | 'full' | 'shutdown' = 'open',
+  tls: ExportCatalog['tls'] = 'off',
 ): ExportCatalog => ({
+  tls,
+  optionsMax: limits.nbdOptionsMax,
   list: () => exports,
   find: name => exports.find(entry => entry.name === name),
   admission: () => admission,
@@ -45,12 +50,13 @@ function run(input: Uint8Array, from: HandshakeState = initialHandshake, around 
   let state = from
   let at = 0
   const sent: Uint8Array[] = []
-  while (state.phase !== 'transmission' && state.phase !== 'closed') {
+  while (!['transmission', 'closed', 'tls'].includes(state.phase)) {
     const need = handshakeNeeds(state)
     if (input.length - at < need) break
     const bytes = input.subarray(at, at + need)
     at += need
-    const step = state.phase === 'option-skip' ? skipHandshake(state, need) : advanceHandshake(state, bytes, around)
+    const step =
+      state.phase === 'option-skip' ? skipHandshake(state, need, around) : advanceHandshake(state, bytes, around)
     state = step.state
     sent.push(...step.replies)
   }
@@ -204,15 +210,84 @@ test('unknown options are UNSUP, with their payload passed over in any pieces, a
   const said = optionReplies(run(input, haggling).sent)
   assert.deepEqual(types(said), [C.NBD_REP_ERR_UNSUP, C.NBD_REP_SERVER, C.NBD_REP_SERVER, C.NBD_REP_ACK])
   const skipping = run(O.encodeOption(99, Buffer.alloc(10)).subarray(0, 16), haggling).state
-  const half = skipHandshake(skipping, 4)
+  const half = skipHandshake(skipping, 4, catalog())
   assert.deepEqual([half.state.phase, half.state.length, half.replies.length], ['option-skip', 6, 0])
-  assert.equal(skipHandshake(half.state, 6).replies.length, 1)
+  assert.equal(skipHandshake(half.state, 6, catalog()).replies.length, 1)
   assert.deepEqual(types(ask(98).said), [C.NBD_REP_ERR_UNSUP])
 })
 
-test('STARTTLS is answered as not there, and INVALID with data', () => {
+test('without TLS, STARTTLS is answered as not there, and INVALID with data', () => {
   assert.deepEqual(types(ask(C.NBD_OPT_STARTTLS).said), [C.NBD_REP_ERR_UNSUP])
   assert.deepEqual(types(ask(C.NBD_OPT_STARTTLS, Buffer.from('x')).said), [C.NBD_REP_ERR_INVALID])
+})
+
+const everyOption: readonly [number, Buffer][] = [
+  [C.NBD_OPT_LIST, Buffer.alloc(0)],
+  [C.NBD_OPT_INFO, O.encodeGo('vda', [])],
+  [C.NBD_OPT_GO, O.encodeGo('vda', [])],
+  [C.NBD_OPT_STRUCTURED_REPLY, Buffer.alloc(0)],
+  [C.NBD_OPT_LIST_META_CONTEXT, O.encodeMetaQueries('vda', [])],
+  [C.NBD_OPT_SET_META_CONTEXT, O.encodeMetaQueries('vda', ['base:allocation'])],
+  [C.NBD_OPT_EXTENDED_HEADERS, Buffer.alloc(0)],
+  [4, Buffer.alloc(3)],
+  [99, Buffer.alloc(100)],
+  [C.NBD_OPT_GO, Buffer.from('malformed')],
+]
+
+test('FORCEDTLS: every option but STARTTLS and ABORT is TLS_REQD, also an unknown one; EXPORT_NAME closes', () => {
+  const forced = catalog([vda, vdb], 'open', 'demanded')
+  for (const [option, payload] of everyOption) {
+    const { state, said } = ask(option, payload, haggling, forced)
+    assert.deepEqual([types(said), state.phase, state.mode], [[C.NBD_REP_ERR_TLS_REQD], 'option-header', 'simple'])
+    assert.ok(!said[0]!.payload.includes('vda'))
+  }
+  assert.deepEqual(types(ask(C.NBD_OPT_ABORT, undefined, haggling, forced).said), [C.NBD_REP_ACK])
+  const byName = run(O.encodeOption(C.NBD_OPT_EXPORT_NAME, Buffer.from('vda')), haggling, forced)
+  assert.deepEqual([byName.state.phase, byName.sent.length], ['closed', 0])
+  const oldClient = run(O.encodeOption(C.NBD_OPT_STARTTLS, Buffer.alloc(0)), { ...haggling, fixed: false }, forced)
+  assert.equal(oldClient.state.phase, 'closed', 'TLS needs fixed newstyle')
+})
+
+test('SELECTIVETLS: what is not shown in the clear is TLS_REQD for INFO and GO, as what does not exist is, and UNKNOWN elsewhere', () => {
+  const selective = catalog([vdb], 'open', 'offered')
+  for (const name of ['vda', 'nothing'])
+    for (const option of [C.NBD_OPT_INFO, C.NBD_OPT_GO])
+      assert.deepEqual(types(ask(option, O.encodeGo(name, []), haggling, selective).said), [C.NBD_REP_ERR_TLS_REQD])
+  const structured = { ...haggling, mode: 'structured' as const }
+  for (const name of ['vda', 'nothing'])
+    assert.deepEqual(
+      types(ask(C.NBD_OPT_SET_META_CONTEXT, O.encodeMetaQueries(name, []), structured, selective).said),
+      [C.NBD_REP_ERR_UNKNOWN],
+    )
+  assert.equal(
+    run(O.encodeOption(C.NBD_OPT_EXPORT_NAME, Buffer.from('vda')), haggling, selective).state.phase,
+    'closed',
+  )
+  assert.deepEqual(types(ask(C.NBD_OPT_LIST, undefined, haggling, selective).said), [C.NBD_REP_SERVER, C.NBD_REP_ACK])
+  assert.equal(ask(C.NBD_OPT_GO, O.encodeGo('vdb', []), haggling, selective).state.phase, 'transmission')
+  assert.deepEqual(types(ask(99, undefined, haggling, selective).said), [C.NBD_REP_ERR_UNSUP])
+})
+
+test('STARTTLS: acknowledged once, INVALID inside TLS, and all that was agreed on before it is forgotten', () => {
+  const forced = catalog([vda], 'open', 'demanded')
+  const { state, said } = ask(C.NBD_OPT_STARTTLS, undefined, haggling, forced)
+  assert.deepEqual([types(said), state.phase], [[C.NBD_REP_ACK], 'tls'])
+  const selective = catalog([vda], 'open', 'offered')
+  const before = Buffer.concat([
+    O.encodeOption(C.NBD_OPT_EXTENDED_HEADERS, Buffer.alloc(0)),
+    O.encodeOption(C.NBD_OPT_SET_META_CONTEXT, O.encodeMetaQueries('vda', ['base:allocation'])),
+    O.encodeOption(C.NBD_OPT_STARTTLS, Buffer.alloc(0)),
+  ])
+  const agreed = run(before, haggling, selective).state
+  assert.deepEqual([agreed.phase, agreed.mode, agreed.selected.contexts.length], ['tls', 'extended', 1])
+  const inside = handshakeInsideTls(agreed)
+  assert.deepEqual([inside.phase, inside.mode, inside.selected], ['option-header', 'simple', initialHandshake.selected])
+  assert.deepEqual([inside.fixed, inside.noZeroes, inside.optionCount], [true, true, 3])
+  const secure = catalog([vda], 'open', 'on')
+  assert.deepEqual(types(ask(C.NBD_OPT_STARTTLS, undefined, inside, secure).said), [C.NBD_REP_ERR_INVALID])
+  for (const [option, payload] of everyOption)
+    assert.ok(!types(ask(option, payload, inside, secure).said).includes(C.NBD_REP_ERR_TLS_REQD))
+  assert.deepEqual(types(ask(C.NBD_OPT_GO, O.encodeGo('x', []), inside, secure).said), [C.NBD_REP_ERR_UNKNOWN])
 })
 
 test('limits: a bad magic, a payload too long for its option and too many options close before anything is allocated', () => {
