@@ -4,6 +4,7 @@ import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { exportPoint } from '../recovery/export.ts'
 import type { ListenAddress } from '../recovery/exporter.ts'
+import { changedSince } from './changed-since.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter, parseListen } from './nbd-exporter.ts'
 import { pointToRead } from './suspect-points.ts'
@@ -72,7 +73,7 @@ function listenAddress({ socket, listen, insecure }: Flags): ListenAddress {
 async function servePoint(invocation: Invocation, text: string, listen: ListenAddress, flags: Flags): Promise<void> {
   const { output, signal, surroundings } = invocation
   await using opened = await invocation.openRepository()
-  const { reference, point } = await pointToRead(invocation, opened, text)
+  const { reference, point, older } = await pointToRead(invocation, opened, text)
   await using running = await exportPoint({
     repository: opened.repository,
     point,
@@ -80,6 +81,7 @@ async function servePoint(invocation: Invocation, text: string, listen: ListenAd
     listen,
     exporter: nbdExporter(surroundings.clock, output),
     cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
+    older: { points: older.map(({ id }) => id), changedSince: changedSince(opened.repository, point.vm) },
     signal,
   })
   if (!running.point.pinned)

@@ -7,6 +7,8 @@ import type { PointSummary, Repository } from '../repository/repository.ts'
 export interface ResolvedPoint {
   readonly reference: PointReference
   readonly point: PointSummary
+  /** The committed points of its VM that were taken before it, the newest last. */
+  readonly older: readonly PointSummary[]
 }
 
 /** Times without a zone are those of this host. All VMs are listed, so that a mistyped name meets its neighbours. */
@@ -17,5 +19,8 @@ export async function resolvePoint(
 ): Promise<ResolvedPoint> {
   const reference = parsePointReference(text, { zone: hostZone() })
   const points = await repository.points({ all: true, ...options })
-  return { reference, point: resolve(reference, points) }
+  const point = resolve(reference, points)
+  const isOlder = ({ vm, state, takenAt }: PointSummary) =>
+    vm === point.vm && state === 'committed' && takenAt < point.takenAt
+  return { reference, point, older: points.filter(isOlder) }
 }

@@ -5,6 +5,7 @@ import type { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { PointSummary, RecoveryPoint, Repository } from '../repository/repository.ts'
+import { diskContexts, type OlderPoints } from './disk-contexts.ts'
 import type { Exporter, ListenAddress } from './exporter.ts'
 import { observedReads } from './observed-reads.ts'
 
@@ -20,6 +21,8 @@ export interface ExportRequest extends AbortOptions {
   /** 'session' pins never expire. `pinId` is that of a session that resumes. */
   readonly pin?: 'export' | 'session'
   readonly pinId?: string
+  /** Points that clients may ask differences to. */
+  readonly older?: OlderPoints
   /** Told of each read after its bytes were there. */
   readonly onRead?: (disk: string, bytes: number) => void
 }
@@ -33,7 +36,7 @@ export interface RunningExport extends AsyncDisposable {
 
 /** Throws 'no-such-disk' and what opening a point throws. */
 export async function exportPoint(request: ExportRequest): Promise<RunningExport> {
-  const { repository, exporter, cache, listen, pin = 'export', pinId, signal, onRead } = request
+  const { repository, exporter, cache, listen, pin = 'export', pinId, older, signal, onRead } = request
   await using stack = new AsyncDisposableStack()
   const point = stack.use(await repository.openPoint(request.point, { pin, pinId, signal }))
   const names = request.disks ?? point.manifest.disks.map(disk => disk.name)
@@ -45,6 +48,7 @@ export async function exportPoint(request: ExportRequest): Promise<RunningExport
     description: `${point.manifest.vm} at ${point.manifest.takenAt.toISOString()}`,
     device: onRead ? observedReads(image, bytes => onRead(name, bytes)) : image,
     readOnly: true,
+    contexts: diskContexts({ disk: name, point: () => point.id, older }, { signal }),
   }))
   const server = stack.use(await exporter({ exports, listen, signal }))
   const owned = stack.move()
