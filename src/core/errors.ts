@@ -23,9 +23,11 @@ export type ErrorCode =
   | 'last-key'
   | 'key-unavailable'
   | 'store-unsuitable'
+  | 'tls-credentials'
   // sessions and outputs on this host
   | 'session-damaged'
   | 'session-newer'
+  | 'overlay-damaged'
   | 'output-failed'
   | 'tool-failed'
   | 'file-failed'
@@ -45,6 +47,7 @@ export type ErrorCode =
   | 'absurd-object'
   | 'hidden-object'
   | 'rolled-back'
+  | 'migration-differs'
   // protocol between hosts
   | 'not-committed'
   | 'point-forgotten'
@@ -102,6 +105,7 @@ const INTEGRITY: ReadonlySet<ErrorCode> = new Set([
   'absurd-object',
   'hidden-object',
   'rolled-back',
+  'migration-differs',
 ])
 
 /** True where stored bytes are wrong, missing or nonsensical: fail closed, never retry past one refetch. */

@@ -175,6 +175,12 @@ export const limits = {
   fleecingFreeMin: 16 * MiB,
   fleecingFreeMax: 4 * GiB,
   fleecingWatchMs: 500,
+  /** How often a migration looks how far QEMU's copy has come. */
+  migrationPollMs: 500,
+  /** A pivot waits for the writes that are under way to both sides. */
+  migrationPivotMs: 300_000,
+  /** Places where a migrated disk differs from its source that are looked at: more mean that all of it is wrong. */
+  migrationDifferencesMax: 10_000,
   qemuNbdStartMs: 30_000,
   /** Dirty ranges kept in memory for one disk; above it, gaps are swallowed. */
   changeRangesMax: 1 << 20,
