@@ -129,6 +129,7 @@ function captureRequest(request: BackupRequest, point: PointId, writer: PointWri
     kind: request.kind === 'full' ? 'full' : 'incremental',
     disks: request.disks,
     fleecingDir: request.fleecingDir,
+    scanned: (disk, bytesDone, bytesTotal) => request.progress?.({ disk, doing: 'scan', bytesDone, bytesTotal }),
     signal: request.signal,
   }
 }

@@ -14,6 +14,8 @@ export type ChangedSince = (older: PointId, newer: PointId, disk: string, option
 
 export interface DiskProgress {
   readonly disk: string
+  /** 'scan': it is read whole in order to find out what changed. */
+  readonly doing: 'scan' | 'copy'
   readonly bytesDone: number
   readonly bytesTotal: number
 }
@@ -88,7 +90,7 @@ async function copyRanges(copy: CopyDisk, changes: ChangeSet, target: DiskWriter
       bytesRead += segment.length
     }
     bytesDone += segment.length
-    copy.progress?.({ disk: name, bytesDone, bytesTotal })
+    copy.progress?.({ disk: name, doing: 'copy', bytesDone, bytesTotal })
   }
   return bytesRead
 }

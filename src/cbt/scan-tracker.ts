@@ -5,12 +5,16 @@
  */
 import xxhash, { type XXHash128 } from 'xxhash-addon'
 import type { BlockReader } from '../block/block-device.ts'
-import { alignRanges, type Extent, mergeRanges, type Range, rangeEnd } from '../core/range.ts'
+import { alignRanges, type Extent, mergeRanges, type Range, rangeEnd, totalLength } from '../core/range.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { blockCount, DIGEST_BYTES, SCAN_BLOCK } from './scan-state.ts'
 
 const SCAN_READ = 4 * 1024 * 1024
 const READS_IN_FLIGHT = 3
+
+export interface ScanOptions extends AbortOptions {
+  readonly progress?: (bytesDone: number, bytesTotal: number) => void
+}
 
 /** A reader that remembers a digest of every block that it read. */
 export class ScanningReader implements BlockReader {
@@ -57,11 +61,13 @@ export class ScanningReader implements BlockReader {
   }
 
   /** Reads every block that has not been seen yet. Afterwards `digests` is complete. */
-  async scan(options: AbortOptions = {}): Promise<void> {
+  async scan({ progress, ...options }: ScanOptions = {}): Promise<void> {
     const data: Range[] = []
     for await (const extent of this.#inner.extents({ offset: 0, length: this.size }, options))
       if (extent.kind === 'data') data.push(extent)
     const ranges = alignRanges(data, SCAN_BLOCK, this.size)
+    const bytesTotal = totalLength(ranges)
+    let bytesDone = 0
     const free: Uint8Array[] = []
     await forEachLimited(
       this.#unseen(ranges),
@@ -70,6 +76,8 @@ export class ScanningReader implements BlockReader {
         const buffer = free.pop() ?? new Uint8Array(SCAN_READ)
         await this.readInto(buffer.subarray(0, length), offset, { signal })
         free.push(buffer)
+        bytesDone += length
+        progress?.(bytesDone, bytesTotal)
       },
       options,
     )

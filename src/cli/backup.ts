@@ -15,6 +15,7 @@ import { estimateGuest } from './estimate-guest.ts'
 import { makeFolder } from './host-files.ts'
 import type { Invocation, OpenedRepository as Opened } from './invocation.ts'
 import type { Output } from './output.ts'
+import { phasedBar } from './phased-bar.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { formatBytes, formatSeconds } from './units.ts'
 import { verb } from './verb.ts'
@@ -66,29 +67,26 @@ export const backupCommand = verb<Flags>({
       return await estimateGuest(invocation, opened, vm, { ...flags, qmp: flags.qmp })
     await warnOfOverdueRenewal(invocation, opened.repository)
     await using hypervisor = await hypervisorOf(invocation, vm, flags)
-    const bar = output.progress()
-    try {
-      const result = await overDamage(output, {
-        vm,
-        hypervisor,
-        repository: opened.repository,
-        clock: surroundings.clock,
-        random: surroundings.random,
-        kind: await kindOf(opened.repository, vm, flags, signal),
-        alone: flags.full && (await lostNodes(opened.repository, signal)) ? 'requested' : undefined,
-        ownDomain: flags.ownDomain,
-        disks: flags.disk,
-        fleecingDir: await fleecingDir(invocation, flags),
-        progress: ({ disk, bytesDone, bytesTotal }) => bar.update(bytesDone, bytesTotal, disk),
-        alarm: message => output.warning(message),
-        signal,
-      })
-      bar.stop()
-      if (flags.dryRun) showDryRun(invocation, opened, result)
-      else output.result(result, () => printResult(invocation, result))
-    } finally {
-      bar.stop()
-    }
+    using bar = phasedBar(output)
+    const result = await overDamage(output, {
+      vm,
+      hypervisor,
+      repository: opened.repository,
+      clock: surroundings.clock,
+      random: surroundings.random,
+      kind: await kindOf(opened.repository, vm, flags, signal),
+      alone: flags.full && (await lostNodes(opened.repository, signal)) ? 'requested' : undefined,
+      ownDomain: flags.ownDomain,
+      disks: flags.disk,
+      fleecingDir: await fleecingDir(invocation, flags),
+      progress: ({ disk, doing, bytesDone, bytesTotal }) =>
+        bar.update(doing === 'scan' ? `${disk}, comparing` : disk, bytesDone, bytesTotal, { say: formatBytes }),
+      alarm: message => output.warning(message),
+      signal,
+    })
+    bar.stop()
+    if (flags.dryRun) showDryRun(invocation, opened, result)
+    else output.result(result, () => printResult(invocation, result))
     return undefined
   },
 })

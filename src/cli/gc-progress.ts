@@ -1,6 +1,7 @@
 /** A bar over all phases of a collection, and in words in what state things are when it is stopped. */
 import type { GcPhase, GcProgress } from '../maintenance/gc-progress.ts'
 import type { Output } from './output.ts'
+import { phasedBar } from './phased-bar.ts'
 import { formatSeconds } from './units.ts'
 
 export interface GcBar {
@@ -21,22 +22,18 @@ const LABELS: Readonly<Record<GcPhase, string>> = {
 }
 
 export function gcProgress(output: Output): GcBar {
-  let bar = output.progress()
+  const bar = phasedBar(output)
   let phase: GcPhase | undefined
   let told = ''
   return {
     update(progress) {
       const { done, total, waitsFor = [], remainingMs } = progress
-      // The estimate of a bar is that of one phase.
-      if (progress.phase !== phase) {
-        bar.stop()
-        bar = output.progress(progress.phase === 'grace' ? ms => formatSeconds(ms / 1000) : String)
-      }
       phase = progress.phase
       const names = waitsFor.slice(0, 3).join(', ') + (waitsFor.length > 3 ? `, ${waitsFor.length - 3} more` : '')
       const left = remainingMs === undefined ? '' : ` for ${formatSeconds(remainingMs / 1000)} at most`
       const label = waitsFor.length > 0 ? `waiting for ${names}${left}` : LABELS[phase]
-      bar.update(done, total, label)
+      const say = phase === 'grace' ? (ms: number) => formatSeconds(ms / 1000) : String
+      bar.update(phase, done, total, { label, say })
       // Where there is no bar, a log shows once what is waited for.
       if (!bar.isShown && waitsFor.length > 0 && names !== told) {
         told = names

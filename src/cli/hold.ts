@@ -5,6 +5,7 @@ import { type Hold, listHolds } from '../repository/holds.ts'
 import { holdKey } from '../repository/object-keys.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
+import { phasedBar } from './phased-bar.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { verb } from './verb.ts'
 
@@ -45,7 +46,10 @@ async function add(invocation: Invocation, text: string, { reason, hold }: Flags
     })
   await using opened = await invocation.openRepository()
   const { point } = await resolvePoint(opened.repository, text, { signal })
-  const id = await addHold(maintenanceContext(opened.repository, who), point, reason, { signal })
+  using bar = phasedBar(output)
+  const context = maintenanceContext(opened.repository, who)
+  const id = await addHold(context, point, reason, { progress: bar.update, signal })
+  bar.stop()
   output.result({ holds: [{ id, point: point.id, vm: point.vm, who, reason }] }, () =>
     output.line(`${point.vm}@${point.id} is held (${id})`),
   )
@@ -68,7 +72,10 @@ async function remove(invocation: Invocation, text: string | undefined, { hold }
   const isDamaged = !only && point === undefined && hold !== undefined && damaged.includes(holdKey(hold))
   const id = only?.id ?? (isDamaged ? hold : undefined)
   if (id === undefined) throw noSuchHold(text ?? hold ?? '')
-  await removeHold(maintenanceContext(repository, who), { id, point: only?.point }, { signal })
+  using bar = phasedBar(output)
+  const context = maintenanceContext(repository, who)
+  await removeHold(context, { id, point: only?.point }, { progress: bar.update, signal })
+  bar.stop()
   output.result({ holds: [{ id, point: only?.point, who: only?.who, reason: only?.reason }] }, () =>
     output.line(`hold ${id} is lifted`),
   )

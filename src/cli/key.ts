@@ -10,6 +10,7 @@ import type { OpenedRepository } from '../repository/open.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import { type NewKeyFlags, newCredential } from './new-credential.ts'
+import { phasedBar } from './phased-bar.ts'
 import { verb } from './verb.ts'
 
 interface Flags extends NewKeyFlags {
@@ -108,7 +109,11 @@ async function rotate(invocation: Invocation, flags: Flags): Promise<number> {
   const { context, opened } = await keyContext(invocation, { needsKey: flags.data !== true })
   await using _ = opened
   const wantsKey = !flags.data || [flags.type, flags.newKeyFile, flags.newKeyCommand, flags.newPkcs11Key].some(Boolean)
-  const { started, skipped } = flags.data ? await startEpochs(context, { signal }) : { started: [], skipped: [] }
+  using bar = phasedBar(output)
+  const { started, skipped } = flags.data
+    ? await startEpochs(context, { progress: bar.update, signal })
+    : { started: [], skipped: [] }
+  bar.stop()
   let exchanged: { readonly id: SlotId; readonly removed: SlotId; readonly keyFile?: string } | undefined
   if (wantsKey) {
     const { credential, keyFile } = await newCredential(invocation, context.credential, flags)

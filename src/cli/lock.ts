@@ -7,6 +7,7 @@ import { days, OVERDUE_RENEWAL } from '../repository/lock-policy.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import type { Output } from './output.ts'
+import { phasedBar } from './phased-bar.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { verb } from './verb.ts'
 
@@ -70,10 +71,10 @@ async function renew(invocation: Invocation, { dryRun }: Flags): Promise<number>
   const { output, signal } = invocation
   await using opened = await invocation.openRepository({ dryRun })
   const { repository } = opened
-  const result = await renewLocks(maintenanceContext(repository, invocation.who), {
-    dryRun,
-    signal,
-  })
+  using bar = phasedBar(output)
+  const context = maintenanceContext(repository, invocation.who)
+  const result = await renewLocks(context, { dryRun, progress: bar.update, signal })
+  bar.stop()
   output.result({ ...result, dryRun: dryRun === true }, () => printRenewal(output, result, dryRun === true))
   for (const key of result.covered)
     output.warning(`${key} is hidden or lies under another version: somebody did that. \`lifeboat lock repair\``)

@@ -4,6 +4,7 @@ import { hostZone } from '../repository/local-time.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { exitCode } from './exit-code.ts'
 import type { Output } from './output.ts'
+import { phasedBar } from './phased-bar.ts'
 import { type RetentionFlags, retentionOf, retentionOptions } from './retention-flags.ts'
 import { verb } from './verb.ts'
 
@@ -37,8 +38,18 @@ export const pruneCommand = verb<Flags>({
     const policy = retentionOf(flags)
     await using opened = await invocation.openRepository()
     const context = maintenanceContext(opened.repository, invocation.who)
-    const plan = await planPrune(context, { vm, policy, zone: hostZone(), removeEverything, lastPoint, signal })
-    if (!dryRun) await applyPrune(context, plan, { signal })
+    using bar = phasedBar(output)
+    const plan = await planPrune(context, {
+      progress: bar.update,
+      vm,
+      policy,
+      zone: hostZone(),
+      removeEverything,
+      lastPoint,
+      signal,
+    })
+    if (!dryRun) await applyPrune(context, plan, { progress: bar.update, signal })
+    bar.stop()
     const document = {
       dryRun,
       keep: plan.keep.map(({ point, reasons }) => ({ ...named(point), reasons })),

@@ -3,6 +3,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { adoptPoint } from '../maintenance/adopt.ts'
 import type { Invocation } from './invocation.ts'
 import { resolvePoint } from './resolve-point.ts'
+import { storedSize, unknownSize } from './stored-size.ts'
 import { formatBytes } from './units.ts'
 
 export async function verifyAdopt(invocation: Invocation, text: string, words: readonly string[]): Promise<undefined> {
@@ -15,17 +16,16 @@ export async function verifyAdopt(invocation: Invocation, text: string, words: r
   const { repository, seen } = opened
   const { point } = await resolvePoint(repository, text, { signal })
   const bar = output.progress()
+  const { packBytes } = bar.isShown ? await storedSize(repository.reading.store, { signal }) : unknownSize
   const adopted = await adoptPoint(repository, {
     point,
     who,
     leaseExpiryMs: invocation.leaseExpiryMs,
     signal,
-    progress: ({ checked, bytes }) => bar.update(bytes, bytes, `${checked} records`),
+    progress: ({ checked, bytes }) => bar.update(bytes, Math.max(bytes, packBytes), `${checked} records`),
   }).finally(() => bar.stop())
   seen.proven(adopted.key)
   const { manifest, from, checked, bytes } = adopted
-  if (repository.reading.lock)
-    output.message('what it needs may be locked for less than promised: run `lifeboat lock renew`')
   output.result({ point: manifest.point, vm: manifest.vm, adoptedFrom: from, checked, bytes }, () =>
     output.line(
       `${manifest.vm}@${manifest.point}: adopted from ${from}, ${checked} records (${formatBytes(bytes)}) read`,

@@ -1,10 +1,9 @@
 /** What verify looks at beside trees and chunks: all other objects, the chain of manifests, and what this host remembers. */
-import type { AbortOptions } from '../core/scope.ts'
 import { coveredObjects, coveredProblem } from '../maintenance/covered-objects.ts'
 import { parsePointKey } from '../repository/object-keys.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { verifyChain } from '../repository/verify-chain.ts'
-import { verifyObjects } from '../repository/verify-objects.ts'
+import { type VerifyObjectsRequest, verifyObjects } from '../repository/verify-objects.ts'
 import type { VerifyProblem } from '../repository/verify-problems.ts'
 import type { OpenedRepository } from './invocation.ts'
 
@@ -20,12 +19,12 @@ export interface Beyond {
 export async function verifyBeyond(
   { repository, seen }: Pick<OpenedRepository, 'repository' | 'seen'>,
   { points, listed, isAll }: { points: readonly PointSummary[]; listed: readonly PointSummary[]; isAll: boolean },
-  options: AbortOptions,
+  { progress, ...options }: Pick<VerifyObjectsRequest, 'progress' | 'signal'>,
 ): Promise<Beyond> {
   const chain = await verifyChain(repository.reading, points, listed, options)
   const keyOf = new Map(listed.map(({ id, key }) => [id, key]))
   const exchanged = await seen.exchanged(chain.links.map(link => ({ ...link, key: keyOf.get(link.point) ?? '' })))
-  const objects = isAll ? await verifyObjects(repository.reading, { points, ...options }) : undefined
+  const objects = isAll ? await verifyObjects(repository.reading, { points, progress, ...options }) : undefined
   const covered: VerifyProblem[] = []
   for await (const object of coveredObjects(repository.reading, options)) covered.push(coveredProblem(object))
   return {

@@ -7,12 +7,13 @@ import { maintenanceContext } from '../maintenance/maintenance.ts'
 import { markRot } from '../maintenance/mark-rot.ts'
 import { type ScrubResult, scrubStored } from '../maintenance/scrub.ts'
 import { getBounded } from '../repository/control-object.ts'
-import { configKey, metaPrefix, packsPrefix } from '../repository/object-keys.ts'
+import { configKey } from '../repository/object-keys.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import type { Output } from './output.ts'
 import { parsePercent } from './sample.ts'
+import { storedSize, unknownSize } from './stored-size.ts'
 import { formatBytes } from './units.ts'
 
 export async function verifyStored(
@@ -30,13 +31,13 @@ export async function verifyStored(
   try {
     const { encryption } = await readConfig(store, { signal })
     const bar = output.progress()
-    const total = bar.isShown ? await packBytes(store, { signal }) : 0
+    const { packBytes } = bar.isShown ? await storedSize(store, { signal }) : unknownSize
     const result = await scrubStored({
       store,
       random: surroundings.random,
       samplePercent,
       signal,
-      progress: ({ checked, bytes }) => bar.update(bytes, Math.max(bytes, total), `${checked} packs`),
+      progress: ({ checked, bytes }) => bar.update(bytes, Math.max(bytes, packBytes), `${checked} packs`),
     }).finally(() => bar.stop())
     const { checked, bytes, unknown } = result
     const hasKey = encryption === 'none' || invocation.keySource !== undefined
@@ -69,13 +70,6 @@ async function mark(invocation: Invocation, { problems }: ScrubResult): Promise<
     if (isLifeboatError(error, 'store-denied')) return 0
     throw error
   }
-}
-
-async function packBytes(store: ObjectStore, options: AbortOptions): Promise<number> {
-  let bytes = 0
-  for (const prefix of [packsPrefix, metaPrefix])
-    for await (const { size } of store.list(prefix, options)) bytes += size
-  return bytes
 }
 
 function print(output: Output, { checked, bytes, problems, unknown }: ScrubResult, marked: number): void {

@@ -1,5 +1,4 @@
 import { LifeboatError } from '../core/errors.ts'
-import type { AbortOptions } from '../core/scope.ts'
 import { markDamaged } from '../repository/mark-damaged.ts'
 import { ReadPlan } from '../repository/read-plan.ts'
 import type { Repository } from '../repository/repository.ts'
@@ -9,8 +8,10 @@ import { showEstimate, withMore } from './estimate.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation, OpenedRepository } from './invocation.ts'
 import type { Output } from './output.ts'
+import { phasedBar } from './phased-bar.ts'
 import { resolvePoint } from './resolve-point.ts'
 import { parsePercent } from './sample.ts'
+import { storedSize, unknownSize } from './stored-size.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 import { rememberVerified } from './verified-points.ts'
@@ -60,8 +61,8 @@ export const verifyCommand = verb<Flags>({
     for (const text of words) points.push((await resolvePoint(repository, text, { signal })).point)
     if (flags.dryRun)
       return await estimate(invocation, opened, { points, listed, samplePercent, isAll: flags.all === true })
-    const bar = output.progress()
-    const total = bar.isShown ? await storedBytes(repository, { signal }) : 0
+    using bar = phasedBar(output)
+    const { packBytes, objects } = bar.isShown ? await storedSize(opened.store, { signal }) : unknownSize
     const kept = await keptProgress(invocation, repository, { points, samplePercent, ...flags })
     const trees = await verifyPoints(repository, {
       points,
@@ -70,17 +71,23 @@ export const verifyCommand = verb<Flags>({
       signal,
       progress: ({ checked, bytes }) => {
         kept.tick()
-        bar.update(bytes, Math.max(bytes, total), `${checked} records`)
+        bar.update('records', bytes, Math.max(bytes, packBytes), { label: `${checked} records`, say: formatBytes })
       },
+    }).catch(async error => {
+      await kept.save()
+      throw error
     })
-      .catch(async error => {
-        await kept.save()
-        throw error
-      })
-      .finally(() => bar.stop())
     await kept.finish()
     if (flags.acceptLoss) await opened.seen.accept(opened.seen.missing)
-    const beyond = await verifyBeyond(opened, { points, listed, isAll: flags.all === true }, { signal })
+    const beyond = await verifyBeyond(
+      opened,
+      { points, listed, isAll: flags.all === true },
+      {
+        progress: looked => bar.update('objects', looked, Math.max(looked, objects), { label: 'all objects' }),
+        signal,
+      },
+    )
+    bar.stop()
     const result = joined(trees, beyond)
     const isWhole = samplePercent === 100
     const verified = {
@@ -159,13 +166,6 @@ async function estimate(
   )
   for (const { object, message } of result.problems) output.warning(`${object}: ${message}`)
   return undefined
-}
-
-/** All packs: the most that there is to read. Points share them, so chosen points end before the bar does. */
-async function storedBytes({ store }: Repository, options: AbortOptions): Promise<number> {
-  let bytes = 0
-  for (const prefix of ['packs/', 'meta/']) for await (const { size } of store.list(prefix, options)) bytes += size
-  return bytes
 }
 
 function print(output: Output, { points, checked, bytes, problems, unknown }: WholeResult): void {

@@ -91,6 +91,8 @@ export interface CaptureRequest extends AbortOptions {
   readonly disks?: readonly string[]
   /** Where fleecing images go: a folder with room for what the guest overwrites during the backup. */
   readonly fleecingDir: string
+  /** Told while a disk without a bitmap is read whole in order to compare it: `bytesDone` of its `bytesTotal` bytes of data. */
+  readonly scanned?: (disk: string, bytesDone: number, bytesTotal: number) => void
 }
 
 export interface Hypervisor extends AsyncDisposable {

@@ -28,7 +28,8 @@ export async function captureByScan(
     let changes: ChangeSet = { kind: 'full', reason: unusable ?? 'requested' }
     let base: PointId | undefined
     if (before && !unusable) {
-      await reader.scan(request)
+      const { scanned, signal } = request
+      await reader.scan({ signal, progress: (done, total) => scanned?.(image.name, done, total) })
       changes = { kind: 'incremental', ranges: changedBlocks(before.digests, reader.digests, inner.size) }
       base = before.point
     }

@@ -20,6 +20,7 @@ import {
 import { listEpochs, newestDomainKeys } from '../repository/write-domain.ts'
 import { recordAudit } from './audit.ts'
 import type { MaintenanceContext } from './maintenance.ts'
+import type { WorkOptions } from './progress.ts'
 
 /** Byte 0 of a pack id. */
 const EPOCH_MAX = 255
@@ -33,7 +34,10 @@ export interface EpochResult {
 }
 
 /** In every domain of the repository. */
-export async function startEpochs(context: MaintenanceContext, options: AbortOptions = {}): Promise<EpochResult> {
+export async function startEpochs(
+  context: MaintenanceContext,
+  { progress, ...options }: WorkOptions = {},
+): Promise<EpochResult> {
   const domains = new Set<DomainId>()
   for await (const { key } of context.store.list(keysPrefix, options)) {
     const parsed = parseDomainKeysKey(key)
@@ -47,6 +51,8 @@ export async function startEpochs(context: MaintenanceContext, options: AbortOpt
     } catch (error) {
       if (!isIntegrityError(error)) throw error
       skipped.push({ domain, reason: error.message })
+    } finally {
+      progress?.('new data keys', started.length + skipped.length, domains.size)
     }
   return { started, skipped }
 }

@@ -6,6 +6,7 @@ import { forgottenKey } from '../repository/object-keys.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { recordAudit } from './audit.ts'
 import type { MaintenanceContext } from './maintenance.ts'
+import type { WorkOptions } from './progress.ts'
 import { describeProtection, lockOn, type Protection } from './protections.ts'
 import { type SurveyedPoint, surveyPoints } from './survey.ts'
 
@@ -72,14 +73,21 @@ const isProtectable = ({ standing }: SurveyedPoint): boolean => standing !== 'vo
 export async function applyForget(
   context: MaintenanceContext,
   points: readonly PointSummary[],
-  { why, signal }: Omit<ForgetOptions, 'lastPoint'>,
+  { why, progress, signal }: Omit<ForgetOptions, 'lastPoint'> & WorkOptions,
 ): Promise<void> {
+  let done = 0
   for (let at = 0; at < points.length; at += limits.auditPointsMax) {
     const batch = points.slice(at, at + limits.auditPointsMax)
     await recordAudit(context, 'forget', { points: batch.map(({ key }) => key), why }, { signal })
-    await forEachLimited(batch, limits.putsInFlight, (point, each) => mark(context, point, why, { signal: each }), {
-      signal,
-    })
+    await forEachLimited(
+      batch,
+      limits.putsInFlight,
+      async (point, each) => {
+        await mark(context, point, why, { signal: each })
+        progress?.('forgetting points', ++done, points.length)
+      },
+      { signal },
+    )
   }
 }
 
@@ -109,7 +117,7 @@ const NAMED = 5
 
 const WAYS_OUT: Readonly<Record<Protection['kind'], string>> = {
   held: '`lifeboat hold list` shows holds, `lifeboat hold remove` lifts one',
-  pinned: 'end the command or discard the session that reads it',
+  pinned: 'end the command or discard the session that reads it; of one that is gone `lifeboat unlock --pin` removes the pin',
   base: 'wait for the backup that builds upon it; one that died is ended by `lifeboat unlock`',
   'being-written': 'wait until it ends; one that died is ended by `lifeboat unlock`',
   locked: 'the store keeps it until then, whatever is asked',

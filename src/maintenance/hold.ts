@@ -2,13 +2,13 @@
 import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import { hex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
-import type { AbortOptions } from '../core/scope.ts'
 import { holdKey } from '../repository/object-keys.ts'
 import { readCommitted } from '../repository/recovery-point.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { recordAudit } from './audit.ts'
 import { clearLegalHold, setLegalHold } from './legal-hold.ts'
 import type { MaintenanceContext } from './maintenance.ts'
+import type { WorkOptions } from './progress.ts'
 
 /**
  * READER rules 1 to 4, in their order: the hold first, then a look whether the point is still there and not forgotten. One
@@ -18,7 +18,7 @@ export async function addHold(
   context: MaintenanceContext,
   point: PointSummary,
   reason: string,
-  options: AbortOptions = {},
+  { progress, ...options }: WorkOptions = {},
 ): Promise<string> {
   if (reason.trim() === '' || reason.length > limits.holdReasonMax)
     throw new LifeboatError('usage', `a hold needs a reason of at most ${limits.holdReasonMax} characters`, {
@@ -33,7 +33,7 @@ export async function addHold(
   try {
     await control.put('hold', holdKey(id), { counter: 1, ...document, reason, who }, options)
     await readCommitted(context, point, options)
-    await setLegalHold(context, { id, manifest: point.key }, options)
+    await setLegalHold(context, { id, manifest: point.key }, { progress, ...options })
   } catch (error) {
     await withdraw(context, { id, point: point.id }, error)
     throw error
@@ -64,11 +64,11 @@ async function withdraw(
 export async function removeHold(
   context: MaintenanceContext,
   { id, point }: { readonly id: string; readonly point?: string },
-  options: AbortOptions = {},
+  { progress, ...options }: WorkOptions = {},
 ): Promise<void> {
   await recordAudit(context, 'hold-remove', { hold: id, ...(point === undefined ? {} : { point }) }, options)
   // Its object goes last: as long as it is listed, it can be removed again.
-  await clearLegalHold(context, { id, point }, options)
+  await clearLegalHold(context, { id, point }, { progress, ...options })
   await context.control.delete([holdKey(id)], options)
 }
 

@@ -9,6 +9,7 @@ import { listHolds } from '../repository/holds.ts'
 import { holdKey, parsePointKey, pointsPrefix, policiesPrefix } from '../repository/object-keys.ts'
 import type { VersionedStore } from '../storage/versioned-store.ts'
 import type { MaintenanceContext } from './maintenance.ts'
+import type { WorkOptions } from './progress.ts'
 import { keptObjects, type Reached, reachedBy } from './reached-objects.ts'
 
 /** A collection may rewrite a pack between the listing and the request; from the hold on it begins no more. */
@@ -18,7 +19,7 @@ const PASSES_MAX = 3
 export async function setLegalHold(
   context: MaintenanceContext,
   hold: { readonly id: string; readonly manifest: string },
-  options: AbortOptions = {},
+  options: WorkOptions = {},
 ): Promise<void> {
   const { versioned } = context.store
   if (!context.lock || !versioned) return
@@ -33,7 +34,7 @@ export async function setLegalHold(
 export async function clearLegalHold(
   context: MaintenanceContext,
   { id, point }: { readonly id: string; readonly point?: string },
-  options: AbortOptions = {},
+  { progress, ...options }: WorkOptions = {},
 ): Promise<void> {
   const { versioned } = context.store
   if (!context.lock || !versioned) return
@@ -44,10 +45,12 @@ export async function clearLegalHold(
     const isKept = (key: string, pack: Parameters<Reached['has']>[0] | undefined) =>
       pack === undefined ? kept.manifests.has(key) || !isOfPoint(key) : kept.has(pack)
     const reached = await reachedBy(context, [manifest], options)
+    let done = 0
     await forEachLimited(
       keptObjects(versioned, reached, options),
       limits.getsInFlight,
       async ({ key, pack, versions }, signal) => {
+        progress?.('lifting legal holds', ++done, Math.max(done, reached.objectCount))
         if (key.startsWith(policiesPrefix) || (others.length > 0 && isKept(key, pack))) return
         for (const { versionId } of versions) await change(versioned, key, versionId, false, { signal })
       },
@@ -66,7 +69,7 @@ async function holdReached(
   context: MaintenanceContext,
   versioned: VersionedStore,
   manifest: string,
-  options: AbortOptions,
+  { progress, ...options }: WorkOptions,
 ): Promise<void> {
   const reached = await reachedBy(context, [manifest], options)
   for (const what of reached.damaged.values())
@@ -76,6 +79,7 @@ async function holdReached(
     })
   for (let pass = 0; pass < PASSES_MAX; pass++) {
     let isWhole = true
+    let done = 0
     await forEachLimited(
       keptObjects(versioned, reached, options),
       limits.getsInFlight,
@@ -83,6 +87,7 @@ async function holdReached(
         if (key.startsWith(policiesPrefix)) return
         for (const { versionId } of versions)
           if (!(await change(versioned, key, versionId, true, { signal }))) isWhole = false
+        progress?.('setting legal holds', ++done, Math.max(done, reached.objectCount))
       },
       options,
     )

@@ -16,6 +16,7 @@ import type { VersionedStore } from '../storage/versioned-store.ts'
 import { recordAudit } from './audit.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 import { listPolicies } from './policy.ts'
+import type { WorkOptions } from './progress.ts'
 import { planPrune } from './prune.ts'
 import { type KeptObject, keptObjects, reachedBy } from './reached-objects.ts'
 
@@ -39,9 +40,8 @@ export interface RenewalResult {
   readonly damaged: readonly { readonly manifest: string; readonly what: string }[]
 }
 
-export interface RenewalOptions extends AbortOptions {
+export interface RenewalOptions extends WorkOptions {
   readonly dryRun?: boolean
-  readonly progress?: (done: { readonly objects: number; readonly extended: number }) => void
 }
 
 const COVERED_NAMED = 1000
@@ -97,9 +97,9 @@ async function renew(
   { dryRun = false, progress, signal }: RenewalOptions,
 ): Promise<RenewalResult> {
   const began = context.clock.now()
-  const outlived = await outlivedManifests(context, { signal })
+  const outlived = await outlivedManifests(context, { progress, signal })
   const manifests = (await keptManifests(context, { signal })).filter(key => !outlived.has(key))
-  const reached = await reachedBy(context, manifests, { signal })
+  const reached = await reachedBy(context, manifests, { progress, signal })
   const extended: string[] = []
   const covered: string[] = []
   let objects = 0
@@ -114,7 +114,7 @@ async function renew(
       requests += done.requests
       if (object.isCovered && covered.length < COVERED_NAMED) covered.push(object.key)
       if (done.isExtended && ++extendedCount <= limits.ledgerKeysMax) extended.push(object.key)
-      progress?.({ objects, extended: extendedCount })
+      progress?.('extending locks', objects, Math.max(objects, reached.objectCount))
     },
     { signal },
   )
@@ -176,7 +176,7 @@ async function keptManifests(context: MaintenanceContext, options: AbortOptions)
 }
 
 /** What the stored policies let go and nobody holds, reads or builds upon. Without a policy all points are kept. */
-async function outlivedManifests(context: MaintenanceContext, options: AbortOptions): Promise<ReadonlySet<string>> {
+async function outlivedManifests(context: MaintenanceContext, options: WorkOptions): Promise<ReadonlySet<string>> {
   try {
     if ((await listPolicies(context, options)).length === 0) return new Set()
     const { keep, remove } = await planPrune(context, options)

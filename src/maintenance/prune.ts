@@ -6,11 +6,12 @@ import type { PointSummary } from '../repository/repository.ts'
 import { applyForget } from './forget.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 import { checkPolicy, listPolicies, policyOf } from './policy.ts'
+import type { WorkOptions } from './progress.ts'
 import { describeProtection, lockOn } from './protections.ts'
 import { describePolicy, keepsAnything, type RetentionPolicy, retained } from './retention.ts'
 import { type Survey, type SurveyedPoint, surveyPoints } from './survey.ts'
 
-export interface PruneRequest extends AbortOptions {
+export interface PruneRequest extends WorkOptions {
   /** Absent: all. */
   readonly vm?: string
   /** Instead of the stored policies. */
@@ -41,12 +42,12 @@ export interface KeptPoint {
 
 /** Throws 'usage' where nobody said what to keep, or where nothing would be kept; 'clock-skew'; 'no-such-vm'. */
 export async function planPrune(context: MaintenanceContext, request: PruneRequest): Promise<PrunePlan> {
-  const { vm, policy: given, signal } = request
+  const { vm, policy: given, progress, signal } = request
   if (given) checkPolicy(given)
   if (given) refuseKeepingNothing(given, request)
   await refuseClockSkew(context, { signal })
   const policies = given ? [] : await listPolicies(context, { vm, signal })
-  const survey = await surveyPoints(context, { vm, signal })
+  const survey = await surveyPoints(context, { vm, progress, signal })
   const byVm = Map.groupBy(survey.points, ({ point }) => point.vm)
   if (vm !== undefined && byVm.size === 0) throw noSuchVm(vm)
   const judged: Judged[] = []
@@ -65,7 +66,7 @@ export async function planPrune(context: MaintenanceContext, request: PruneReque
 export async function applyPrune(
   context: MaintenanceContext,
   { remove }: Pick<PrunePlan, 'remove'>,
-  options: AbortOptions = {},
+  options: WorkOptions = {},
 ): Promise<void> {
   for (const [why, group] of Map.groupBy(remove, entry => entry.why))
     await applyForget(

@@ -9,11 +9,14 @@ import type { ObjectVersion, VersionedStore } from '../storage/versioned-store.t
 import type { MaintenanceContext } from './maintenance.ts'
 import { Mark, storedNodes } from './mark.ts'
 import { PackTable } from './pack-table.ts'
+import type { WorkOptions } from './progress.ts'
 
 export interface Reached {
   /** Keys of manifests. */
   readonly manifests: ReadonlySet<string>
   has(pack: PackId): boolean
+  /** What was reached, without what lies beside it in any repository (keys, policies). A pack may have several objects. */
+  readonly objectCount: number
   /** Manifests whose points cannot be walked whole, each with what is wrong; what could be reached of them is in it. */
   readonly damaged: ReadonlyMap<string, string>
 }
@@ -22,15 +25,23 @@ export interface Reached {
 export async function reachedBy(
   context: Pick<MaintenanceContext, 'store' | 'keyring' | 'records'>,
   manifests: readonly string[],
-  options: AbortOptions,
+  { progress, ...options }: WorkOptions,
 ): Promise<Reached> {
   const damaged = new Map<string, string>()
   const shared = new Mark(new PackTable(), storedNodes(context))
-  for (const key of manifests) {
+  for (const [done, key] of manifests.entries()) {
+    progress?.('marking points', done, manifests.length)
     const problem = await markPoint(context, shared, key, options)
     if (problem !== undefined) damaged.set(key, problem)
   }
-  if (damaged.size === 0) return { manifests: new Set(manifests), damaged, has: pack => isLive(shared.table, pack) }
+  const { table } = shared
+  if (damaged.size === 0)
+    return {
+      manifests: new Set(manifests),
+      damaged,
+      has: pack => isLive(table, pack),
+      objectCount: manifests.length + table.count,
+    }
   // Below what could not be read others may have stopped, taking it for done: each gets a walk of its own.
   const packs = new Set<PackId>()
   for (const key of manifests) {
@@ -38,7 +49,12 @@ export async function reachedBy(
     await markPoint(context, own, key, options)
     for (let row = 0; row < own.table.count; row++) if (own.table.liveCount(row) > 0) packs.add(own.table.packAt(row))
   }
-  return { manifests: new Set(manifests), damaged, has: pack => packs.has(pack) }
+  return {
+    manifests: new Set(manifests),
+    damaged,
+    has: pack => packs.has(pack),
+    objectCount: manifests.length + packs.size,
+  }
 }
 
 /** What is wrong with it, if anything is. */

@@ -1,7 +1,7 @@
 /** The points of a VM, or of all, with all that decides what may become of them. */
 import { isIntegrityError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
-import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { forEachLimited } from '../core/scope.ts'
 import { listDamage } from '../repository/damage-marks.ts'
 import { suspectPoints } from '../repository/mark-damaged.ts'
 import { pointsPrefix, vmPointsPrefix } from '../repository/object-keys.ts'
@@ -9,6 +9,7 @@ import { listPoints } from '../repository/points.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { readStoredManifest } from '../repository/stored-manifest.ts'
 import type { MaintenanceContext } from './maintenance.ts'
+import type { WorkOptions } from './progress.ts'
 import { type Claims, readClaims } from './protections.ts'
 
 /** Only a 'sound' point counts: as the newest of its VM, or as the one that stands for a day. */
@@ -50,7 +51,7 @@ export interface Survey {
  */
 export async function surveyPoints(
   context: MaintenanceContext,
-  { vm, signal }: { vm?: string } & AbortOptions = {},
+  { vm, progress, signal }: { vm?: string } & WorkOptions = {},
 ): Promise<Survey> {
   const { store, control, keyring } = context
   const early = new Set<string>()
@@ -60,7 +61,7 @@ export async function surveyPoints(
   const listed = await listPoints({ store, control, keys: keyring.repository }, { vm, all: true, signal })
   const suspects = suspectPoints(await listDamage(control, { signal }))
   const now = await store.now({ signal })
-  const sequences = await readSequences(context, listed, { signal })
+  const sequences = await readSequences(context, listed, { progress, signal })
   const points = listed.flatMap(point => {
     const sequence = sequences.get(point.key)
     if (sequence === 'gone') return []
@@ -87,22 +88,24 @@ function standingOf(
 async function readSequences(
   { store, keyring }: MaintenanceContext,
   points: readonly PointSummary[],
-  options: AbortOptions,
+  { progress, signal }: WorkOptions,
 ): Promise<ReadonlyMap<string, number | 'damaged' | 'gone'>> {
   const found = new Map<string, number | 'damaged' | 'gone'>()
+  const committed = points.filter(({ state }) => state === 'committed')
   await forEachLimited(
-    points.filter(({ state }) => state === 'committed'),
+    committed,
     limits.getsInFlight,
-    async ({ key }, signal) => {
+    async ({ key }, each) => {
       try {
-        const stored = await readStoredManifest({ store, keys: keyring.repository }, key, { signal })
+        const stored = await readStoredManifest({ store, keys: keyring.repository }, key, { signal: each })
         found.set(key, stored?.manifest.sequence ?? 'gone')
       } catch (error) {
         if (!isIntegrityError(error)) throw error
         found.set(key, 'damaged')
       }
+      progress?.('reading points', found.size, committed.length)
     },
-    options,
+    { signal },
   )
   return found
 }

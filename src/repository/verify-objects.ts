@@ -30,6 +30,8 @@ export interface VerifiedObjects {
 export interface VerifyObjectsRequest extends AbortOptions {
   /** Manifests that were read already. */
   readonly points: readonly PointSummary[]
+  /** How many objects were looked at, or passed over because they are read by way of points. */
+  readonly progress?: (looked: number) => void
 }
 
 type Check = (options: AbortOptions) => Promise<unknown>
@@ -39,13 +41,14 @@ const UNKNOWN_NAMED = 1000
 
 export async function verifyObjects(
   context: ReadContext,
-  { points, signal }: VerifyObjectsRequest,
+  { points, progress, signal }: VerifyObjectsRequest,
 ): Promise<VerifiedObjects> {
   const problems = new ProblemLog()
   const unknown: string[] = []
   const read = new Set(points.map(({ key }) => key))
   let checked = 0
   let bytes = 0
+  let looked = 0
   const check = async ({ key, size }: ObjectInfo, inner: AbortSignal) => {
     if (read.has(key) || names.parsePackKey(key)) return
     if (!checkOf(context, key)) {
@@ -65,7 +68,15 @@ export async function verifyObjects(
       if (point) problem.points.add(point)
     }
   }
-  await forEachLimited(context.store.list('', { signal }), limits.getsInFlight, check, { signal })
+  await forEachLimited(
+    context.store.list('', { signal }),
+    limits.getsInFlight,
+    async (info, inner) => {
+      await check(info, inner)
+      progress?.(++looked)
+    },
+    { signal },
+  )
   return { checked, bytes, problems: problems.list(), unknown: unknown.sort() }
 }
 
@@ -104,6 +115,7 @@ const CONTROL_FORMS: readonly (readonly [ControlKind, RegExp])[] = [
   ['gc', /^gc\/[0-9a-f]{16}$/],
   ['damaged', /^damaged\/[0-9a-f]{32}$/],
   ['lock-ledger', /^locks\/[0-9a-f]{16}$/],
+  ['trace', /^traces\/[A-Za-z0-9_%-]+\/[0-9TZ]{16}-[0-9a-f]{16}$/],
   ['claim', /^claims\/[a-z]+\/[0-9a-f/]+(?:\d+)?-[0-9a-f]{16}$/],
 ]
 

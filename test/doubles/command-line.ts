@@ -36,12 +36,13 @@ export interface CommandLine extends AsyncDisposable {
 
 export function commandLine(
   environment: Record<string, string | undefined> = {},
-  { clock = systemClock }: { clock?: Clock } = {},
+  { clock = systemClock, terminal = false }: { clock?: Clock; terminal?: boolean } = {},
 ): CommandLine {
   const dir = mkdtempSync(path.join(tmpdir(), 'lifeboat-cli-'))
   const own = { HOME: dir, LIFEBOAT_STATE_DIR: path.join(dir, 'state'), ...environment }
   const answer = async (words: string | readonly string[], { signal }: { signal?: AbortSignal } = {}) => {
     const [stdout, stderr] = [sink(), sink()]
+    if (terminal) Object.assign(stderr.stream, { isTTY: true, columns: 200 })
     const code = await run(typeof words === 'string' ? words.split(' ').filter(word => word !== '') : words, {
       environment: own,
       stdout: stdout.stream,
