@@ -34,6 +34,7 @@ export interface CachedImageStats {
 
 export interface CachedImage extends BlockReader {
   borrow(offset: number, length: number): BorrowedViews | undefined
+  prefetch(range: Range, options?: AbortOptions): Promise<void>
   stats(): CachedImageStats
 }
 
@@ -190,6 +191,23 @@ class CachedChunks implements CachedImage {
     }
   }
 
+  /** Into the cache and no further; what is there, or under way, is not asked for again. */
+  async prefetch({ offset, length }: Range, options: AbortOptions = {}): Promise<void> {
+    if (offset < 0 || length < 0 || offset + length > this.size)
+      throw new RangeError(`prefetch of ${length} bytes at ${offset} of ${this.size}`)
+    const chunkSize = this.blockSize
+    const end = Math.ceil((offset + length) / chunkSize)
+    const step = Math.max(1, Math.floor(limits.prefetchBytes / chunkSize))
+    for (let first = Math.floor(offset / chunkSize); first < end; first += step) {
+      const count = Math.min(step, end - first)
+      const refs = this.#source.locateNow(first, count) ?? (await this.#source.locate(first, count, options))
+      this.#closed.signal.throwIfAborted()
+      const wants = this.#notKept(refs)
+      const onFlight = (flight: Flight) => this.#own(flight)
+      if (wants.size > 0) await this.#flights.fetch(this.#source, wants, () => {}, { signal: options.signal, onFlight })
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     const reason = new LifeboatError('interrupted', 'the disk image was closed')
     this.#closed.abort(reason)
@@ -260,14 +278,18 @@ class CachedChunks implements CachedImage {
     }
   }
 
-  #fetchAhead(refs: readonly (ChunkRef | undefined)[]): void {
+  #notKept(refs: readonly (ChunkRef | undefined)[]): Map<string, ChunkRef> {
     const wants = new Map<string, ChunkRef>()
     for (const ref of refs) {
       if (!ref) continue
       const key = chunkKey(ref.id)
       if (!this.#cache.has(key)) wants.set(key, ref)
     }
-    const flight = this.#flights.prefetch(this.#source, wants)
+    return wants
+  }
+
+  #fetchAhead(refs: readonly (ChunkRef | undefined)[]): void {
+    const flight = this.#flights.prefetch(this.#source, this.#notKept(refs))
     if (!flight) return
     const bytes = flight.refs.length * this.blockSize
     this.#aheadBytes += bytes

@@ -175,6 +175,11 @@ export const limits = {
   fleecingFreeMin: 16 * MiB,
   fleecingFreeMax: 4 * GiB,
   fleecingWatchMs: 500,
+  /** 8 GiB of chunks: a boot touches some hundred MiB. */
+  traceTouchesMax: 131_072,
+  /** Base64: at most eight bytes a touch, one or two as a rule. */
+  traceBytesMax: 2 << 20,
+  traceDisksMax: 256,
   /** How often a migration looks how far QEMU's copy has come. */
   migrationPollMs: 500,
   /** A pivot waits for the writes that are under way to both sides. */
@@ -236,6 +241,8 @@ export const limits = {
   readAheadWindowBytes: 16 * MiB,
   readAheadBytesInFlight: 32 * MiB,
   readAheadStreams: 16,
+  /** What a client that wants a range at hand makes one disk fetch at once. */
+  prefetchBytes: 4 * MiB,
 
   /** Of the cache on local disk, all processes together: the working set of some hundred boots, at 60 MiB stored each. */
   diskCacheBytesDefault: 8 * GiB,

@@ -332,3 +332,24 @@ test('whatever is read, evicted, borrowed and aborted at once, bytes are the ima
     { numRuns: 150 },
   )
 })
+
+test('prefetch has a range at hand without giving it: later reads are hits, and what is kept or under way is not asked for again', async () => {
+  const bytes = image(16, [3])
+  for (const cold of [false, true]) {
+    const source = new MemoryChunkSource(bytes, { chunkSize: CHUNK, cold })
+    await using reader = cachedImage(source, { cache: new ChunkCache({ maxBytes: 1e6 }), readAhead: OFF })
+    same(await read(reader, 2 * CHUNK, CHUNK), bytes.subarray(2 * CHUNK, 3 * CHUNK))
+    const range = { offset: CHUNK + 1, length: 4 * CHUNK }
+    await Promise.all([reader.prefetch(range), reader.prefetch(range)])
+    assert.equal(source.chunksFetched, 1 + 3, 'chunks 1, 4 and 5: 2 is kept, 3 is zeros')
+    same(await read(reader, CHUNK, 5 * CHUNK), bytes.subarray(CHUNK, 6 * CHUNK))
+    assert.equal(source.chunksFetched, 4)
+    await assert.rejects(reader.prefetch({ offset: 15 * CHUNK, length: CHUNK + 1 }), RangeError)
+    source.beforeDeliver = async () => Promise.reject(new LifeboatError('corrupt-object', 'bad'))
+    await assert.rejects(reader.prefetch({ offset: 8 * CHUNK, length: 1 }), { code: 'corrupt-object' })
+    await assert.rejects(
+      reader.prefetch({ offset: 9 * CHUNK, length: 1 }, { signal: AbortSignal.abort(new Error('enough')) }),
+      /enough/,
+    )
+  }
+})
