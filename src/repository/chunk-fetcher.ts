@@ -3,9 +3,9 @@ import type { AbortOptions } from '../core/scope.ts'
 import { abortable } from './abortable.ts'
 import type { RecordRequest } from './record-opener.ts'
 import type { RecordReader } from './record-reader.ts'
-import type { ChunkRef } from './repository.ts'
+import type { ChunkRef, ContentOrigin } from './repository.ts'
 
-type Deliver = (ref: ChunkRef, content: Uint8Array) => void
+type Deliver = (ref: ChunkRef, content: Uint8Array, from?: ContentOrigin) => void
 
 /** 'left': the caller that was fetching it was interrupted, which says nothing about the chunk. */
 type Outcome = { readonly kind: 'done' | 'left' } | { readonly kind: 'failed'; readonly error: unknown }
@@ -47,9 +47,9 @@ export class ChunkFetcher {
       }
     }
     let failure: { error: unknown } | undefined
-    const deliverOwn = (ref: ChunkRef, content: Uint8Array) => {
+    const deliverOwn = (ref: ChunkRef, content: Uint8Array, from: ContentOrigin) => {
       this.#land(own, ref, { kind: 'done' }, content)
-      deliver(ref, content)
+      deliver(ref, content, from)
     }
     const fail = (ref: ChunkRef, error: unknown) => {
       failure ??= { error }

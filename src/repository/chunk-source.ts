@@ -6,7 +6,7 @@ import { type Harm, withHarm } from './harm.ts'
 import type { Keyring } from './keyring.ts'
 import type { TreeNode } from './node-codec.ts'
 import { presentSpans } from './presence.ts'
-import type { ChunkRef, ChunkSource, ChunkSpan, FetchOptions } from './repository.ts'
+import type { ChunkRef, ChunkSource, ChunkSpan, ContentOrigin, FetchOptions } from './repository.ts'
 import type { TreeReader } from './tree-reader.ts'
 
 /** What ids are computed with. */
@@ -65,11 +65,18 @@ export class DiskChunks implements ChunkSource {
 
   async fetch(
     refs: readonly ChunkRef[],
-    deliver: (ref: ChunkRef, content: Uint8Array) => void,
+    deliver: (ref: ChunkRef, content: Uint8Array, from?: ContentOrigin) => void,
     { targetOf, ...options }: FetchOptions = {},
   ): Promise<void> {
     const { domain } = this.tree
-    const request = { kind: 'data', domain, chunkSize: this.chunkSize, checkIds: 'sampled', targetOf } as const
+    const request = {
+      kind: 'data',
+      domain,
+      chunkSize: this.chunkSize,
+      checkIds: 'sampled',
+      owner: this.tree,
+      targetOf,
+    } as const
     try {
       await this.#fetcher.fetch(request, refs, deliver, options)
     } catch (error) {

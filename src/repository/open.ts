@@ -17,6 +17,7 @@ import { lockedStore } from './locked-store.ts'
 import { configKey, domainKeysKey, pinKey } from './object-keys.ts'
 import { beginPoint } from './point-writer.ts'
 import { listPoints } from './points.ts'
+import type { RecordCache } from './record-cache.ts'
 import { RecordReader } from './record-reader.ts'
 import { openRecoveryPoint, type ReadContext } from './recovery-point.ts'
 import type { Repository } from './repository.ts'
@@ -43,6 +44,8 @@ export interface OpenRequest extends AbortOptions {
   readonly pipeline: Pipeline
   readonly leaseExpiryMs?: number
   readonly pinned?: RepositoryIdentity
+  /** Looked into before the store is asked for records. Not for who examines what the store holds. */
+  readonly recordCache?: RecordCache
 }
 
 export interface OpenedRepository extends Repository {
@@ -159,11 +162,11 @@ function assemble(
   ring: Keyring,
   slot: SlotId | undefined,
 ): OpenedRepository {
-  const { store, pipeline, random, clock, host, leaseExpiryMs = limits.leaseExpiryMs } = request
+  const { store, pipeline, random, clock, host, recordCache, leaseExpiryMs = limits.leaseExpiryMs } = request
   const keys = ring.repository
   const lock = config.lock && { ...config.lock, since: config.created }
   const control = controlObjects(store, keys, random, { ignoresPlanted: lock !== undefined })
-  const records = new RecordReader({ store, keyring: ring, pipeline, random })
+  const records = new RecordReader({ store, keyring: ring, pipeline, random, cache: recordCache })
   const fetcher = new ChunkFetcher(records)
   const reading: ReadContext = { store, keyring: ring, control, records, fetcher, pipeline, clock, random, host, lock }
   return {

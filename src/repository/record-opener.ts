@@ -15,6 +15,8 @@ export interface RecordRequest {
   readonly chunkSize: number
   /** 'all' recomputes each content id, 'sampled' 1 in 64. Ids of nodes are for the tree reader. */
   readonly checkIds: 'sampled' | 'all'
+  /** Whose reads are told apart from others', so that they wait for their own kind only: a disk. */
+  readonly owner?: object
   /** Memory for a content, chunkSize bytes; only where ids are sampled. Absent: fresh memory. */
   readonly targetOf?: (ref: ChunkRef) => Uint8Array
 }

@@ -3,7 +3,6 @@
  * and content id. What is not where its entry says, or is damaged there, is looked for in the rewritten objects of its pack
  * (READER step 5). One failed record never takes others with it.
  */
-import pLimit, { type LimitFunction } from 'p-limit'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { hex, type PackId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
@@ -13,17 +12,20 @@ import type { Pipeline } from '../native/pipeline.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import type { ObjectVersion } from '../storage/versioned-store.ts'
 import { ShadowedObjects } from './authentic.ts'
+import { CachedRecords } from './cached-records.ts'
+import { FairGate } from './fair-gate.ts'
 import type { Keyring } from './keyring.ts'
 import { packKey } from './object-keys.ts'
+import type { RecordCache } from './record-cache.ts'
 import { RecordKeys } from './record-keys.ts'
 import { RecordOpener, type RecordRequest } from './record-opener.ts'
 import { planRuns, type RecordRun, runLimitsOf } from './record-runs.ts'
-import type { ChunkRef } from './repository.ts'
+import type { ChunkRef, ContentOrigin } from './repository.ts'
 import { RewrittenPacks } from './rewritten-packs.ts'
 
 /** Told of each record once, in any order. */
 export interface RecordReceiver {
-  deliver(ref: ChunkRef, content: Uint8Array): void
+  deliver(ref: ChunkRef, content: Uint8Array, from: ContentOrigin): void
   /** An integrity error names object, pack and slot; others come from the store. */
   fail(ref: ChunkRef, error: unknown): void
 }
@@ -33,6 +35,8 @@ export interface RecordReaderOptions {
   readonly keyring: Keyring
   readonly pipeline: Pipeline
   readonly random: Random
+  /** On this host; looked into before the store is asked. */
+  readonly cache?: RecordCache
 }
 
 /** Where a record is read, and what it was sealed for. */
@@ -57,15 +61,23 @@ export class RecordReader {
   readonly #opener: RecordOpener
   readonly #rewritten: RewrittenPacks
   readonly #shadowed: ShadowedObjects
+  readonly #cached: CachedRecords | undefined
   /** One for all readers of a repository: what the store and this host's memory are asked for at once. */
-  readonly #gate: LimitFunction = pLimit(limits.getsInFlight)
+  readonly #gate = new FairGate({
+    perOwner: limits.getsInFlight,
+    total: limits.getsInFlightOfAll,
+    totalBytes: limits.getBytesInFlight,
+    share: limits.getsInFlightShare,
+  })
 
-  constructor({ store, keyring, pipeline, random }: RecordReaderOptions) {
+  constructor({ store, keyring, pipeline, random, cache }: RecordReaderOptions) {
     const recordKeys = new RecordKeys(keyring)
     this.#store = store
     this.#shadowed = new ShadowedObjects(store)
     this.#opener = new RecordOpener({ pipeline, recordKeys, random })
-    this.#rewritten = new RewrittenPacks({ store, repository: keyring.repository.repository, recordKeys })
+    const { repository } = keyring.repository
+    this.#rewritten = new RewrittenPacks({ store, repository, recordKeys })
+    this.#cached = cache && new CachedRecords({ cache, repository, opener: this.#opener })
   }
 
   /** Each ref must be an object of its own. Resolves when each was delivered or failed; rejects with the signal's reason only. */
@@ -75,15 +87,57 @@ export class RecordReader {
     receiver: RecordReceiver,
     { signal }: AbortOptions = {},
   ): Promise<void> {
+    const isKept = (ref: ChunkRef) => this.#cached?.has(request, ref) === true
+    const kept = new Set(this.#cached && refs.filter(isKept))
+    const absent = kept.size === 0 ? refs : refs.filter(ref => !kept.has(ref))
+    // None rejects: every failure has gone to the receiver.
+    await Promise.all([
+      this.#readKept(request, [...kept], receiver, { signal }),
+      this.#readStored(request, absent, receiver, { signal }),
+    ])
+    signal?.throwIfAborted()
+  }
+
+  /** From the cache of this host, and what is not good there from the store after all. */
+  async #readKept(
+    request: RecordRequest,
+    refs: readonly ChunkRef[],
+    receiver: RecordReceiver,
+    options: AbortOptions,
+  ): Promise<void> {
+    if (!this.#cached || refs.length === 0) return
+    const left = await this.#cached.read(request, refs, receiver, options)
+    await this.#readStored(request, left, receiver, options)
+  }
+
+  async #readStored(
+    request: RecordRequest,
+    refs: readonly ChunkRef[],
+    receiver: RecordReceiver,
+    { signal }: AbortOptions,
+  ): Promise<void> {
     const tasks: Promise<void>[] = []
     for (const [pack, ofPack] of Map.groupBy(refs, ref => ref.pack))
-      for (const { records } of planRuns(ofPack, runLimitsOf(request))) {
+      for (const { records, length } of planRuns(ofPack, runLimitsOf(request))) {
         const left = new Map(records.map(ref => [ref, undefined]))
-        tasks.push(this.#gate(() => this.#readRun({ request, pack, left, receiver, signal })))
+        const work = { request, pack, left, receiver, signal }
+        tasks.push(this.#admitted(work, length, () => this.#readRun(work)))
       }
-    // None rejects: every failure has gone to the receiver.
     await Promise.all(tasks)
-    signal?.throwIfAborted()
+  }
+
+  /** Rejects only as `read` does. Who is interrupted while he waits for his turn leaves his records to the receiver. */
+  async #admitted(work: Work, bytes: number, read: () => Promise<void>): Promise<void> {
+    const { request, signal, left, receiver } = work
+    let isAdmitted = false
+    const admitted = () => {
+      isAdmitted = true
+      return read()
+    }
+    await this.#gate.run(request.owner ?? this, bytes, admitted, { signal }).catch(error => {
+      if (isAdmitted) throw error
+      for (const ref of left.keys()) receiver.fail(ref, error)
+    })
   }
 
   /**
@@ -107,7 +161,8 @@ export class RecordReader {
         for (const version of [{ object: original, ...asPlaced(ref) }, ...copies]) {
           const left = new Map([[ref, undefined]])
           const placed = [{ ...version, ref }]
-          await this.#gate(() => this.#readObject({ request, pack, left, receiver, signal }, version.object, placed))
+          const work = { request, pack, left, receiver, signal }
+          await this.#admitted(work, ref.length, () => this.#readObject(work, version.object, placed))
         }
       }
     }
@@ -185,7 +240,10 @@ export class RecordReader {
         bad.push(record)
       } else {
         left.delete(record.ref)
-        receiver.deliver(record.ref, content)
+        // A repaired record was sealed under another name than it is asked for by.
+        if (record.pack === record.ref.pack && record.slot === record.ref.slot)
+          this.#cached?.keep(request, record.ref, sealed[n]!.stored)
+        receiver.deliver(record.ref, content, 'store')
       }
     }
     return bad

@@ -94,6 +94,9 @@ export interface ChunkSpan {
   readonly isPresent: boolean
 }
 
+/** 'host': from what this host keeps of the store. */
+export type ContentOrigin = 'store' | 'host'
+
 export interface FetchOptions extends AbortOptions {
   /** chunkSize bytes for the content of this ref, the caller's again when the fetch has settled. A source may deliver from elsewhere all the same. */
   readonly targetOf?: (ref: ChunkRef) => Uint8Array
@@ -122,7 +125,7 @@ export interface ChunkSource {
    */
   fetch(
     refs: readonly ChunkRef[],
-    deliver: (ref: ChunkRef, content: Uint8Array) => void,
+    deliver: (ref: ChunkRef, content: Uint8Array, from?: ContentOrigin) => void,
     options?: FetchOptions,
   ): Promise<void>
   /**

@@ -180,7 +180,7 @@ export class TreeReader implements AsyncDisposable {
     }
     const { chunkSize } = this.geometry
     await records.read(
-      { kind: 'meta', domain: this.domain, chunkSize, checkIds: 'all' },
+      { kind: 'meta', domain: this.domain, chunkSize, checkIds: 'all', owner: this },
       [...wanted.keys()],
       receiver,
       { signal },
