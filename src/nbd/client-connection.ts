@@ -7,6 +7,8 @@ import * as C from './constants.ts'
 import { Inbox } from './inbox.ts'
 import type { ListenAddress } from './listen.ts'
 import { ReplyAssembly } from './reply-assembly.ts'
+import { SocketInput } from './socket-input.ts'
+import { type ClientTls, startTls } from './tls-client.ts'
 import { emptyReply, parseReply, putRequest, type ReplyHeader, type RequestHeader, requestHeaderBytes } from './wire.ts'
 
 /** A request as its caller sees it. */
@@ -47,7 +49,7 @@ const STATUS_MAX = 8 + 16 * 2 ** 20
 const ERROR_MAX = 64 * 1024
 
 export class ClientConnection {
-  readonly #socket: Socket
+  #socket: Socket
   readonly #buffer = Buffer.allocUnsafeSlow(HEADROOM + limits.nbdInputBytes)
   readonly #landing: Uint8Array = this.#buffer.subarray(HEADROOM)
   #start = HEADROOM
@@ -68,19 +70,32 @@ export class ClientConnection {
     const onread = { buffer: () => this.#target(), callback: (n: number, b: Uint8Array) => this.#received(b, n) }
     this.#socket = connect({ ...where, onread })
     this.#inbox = new Inbox(bytes => this.#socket.write(bytes))
-    this.#socket.on('error', (cause: NodeJS.ErrnoException) => this.fail(lost(cause.code ?? cause.message, cause)))
-    this.#socket.on('close', () => this.fail(lost('closed')))
-    this.#socket.on('end', () => this.fail(lost('closed by the server')))
+    this.#watch(this.#socket)
+  }
+
+  #watch(socket: Socket): void {
+    socket.on('error', (cause: NodeJS.ErrnoException) => this.fail(lost(cause.code ?? cause.message, cause)))
+    socket.on('close', () => this.fail(lost('closed')))
+    socket.on('end', () => this.fail(lost('closed by the server')))
   }
 
   /** Connects and haggles. Rejects when `signal` fires, and leaves nothing open then. */
-  static async open(address: ListenAddress, wanted: Wanted, signal: AbortSignal): Promise<ClientConnection> {
+  static async open(
+    address: ListenAddress,
+    wanted: Wanted,
+    signal: AbortSignal,
+    tls?: ClientTls,
+  ): Promise<ClientConnection> {
     signal.throwIfAborted()
     const connection = new ClientConnection(address)
     const onAbort = () => connection.fail(asError(signal.reason))
     signal.addEventListener('abort', onAbort, { once: true })
     try {
-      connection.#negotiated = await negotiate(connection.#inbox, wanted)
+      connection.#negotiated = await negotiate(
+        connection.#inbox,
+        wanted,
+        tls && (() => connection.#secure(tls, address)),
+      )
       if (!connection.#inbox.empty) throw protocolError('bytes that nobody asked for')
       return connection
     } catch (error) {
@@ -89,6 +104,23 @@ export class ClientConnection {
     } finally {
       signal.removeEventListener('abort', onAbort)
     }
+  }
+
+  /** Whatever the server sent in the clear behind its acknowledgement came from somebody else. */
+  async #secure(tls: ClientTls, address: ListenAddress): Promise<void> {
+    if (!this.#inbox.empty) throw protocolError('plain bytes behind the acknowledgement of STARTTLS')
+    const host = 'host' in address ? address.host : 'localhost'
+    const socket = startTls(this.#socket, tls, host)
+    const done = Promise.withResolvers<void>()
+    socket.once('secureConnect', done.resolve)
+    socket.once('error', cause => done.reject(untrusted(cause)))
+    socket.once('close', () => done.reject(lost('closed during the handshake of TLS')))
+    this.#socket = socket
+    await done.promise
+    this.#watch(socket)
+    const target = () => this.#target()
+    const received = (buffer: Uint8Array, length: number) => this.#received(buffer, length)
+    new SocketInput(socket, { target, received }, 'data').start()
   }
 
   get negotiated(): Negotiated {
@@ -346,6 +378,16 @@ const lost = (what: string, cause?: unknown): LifeboatError =>
     hint: LOST_HINT,
     cause,
   })
+
+const untrusted = (cause: Error): LifeboatError =>
+  new LifeboatError('nbd-refused', `no TLS with the NBD server: ${reasonOf(cause)}`, {
+    hint: 'Compare its certificate with the name that was asked for and with ca-cert.pem, or the keys of both sides.',
+    cause,
+  })
+
+/** OpenSSL's messages name its source lines; its reason is what people can use. */
+const reasonOf = (cause: Error): string =>
+  'reason' in cause && typeof cause.reason === 'string' ? cause.reason : cause.message
 
 const asError = (error: unknown): LifeboatError =>
   isLifeboatError(error) ? error : new LifeboatError('interrupted', messageOf(error), { cause: error })

@@ -39,8 +39,13 @@ export const protocolError = (text: string): LifeboatError =>
     hint: 'The connection was closed and nothing of this reply was used. Check which program serves this export.',
   })
 
-export async function negotiate(dialogue: Dialogue, wanted: Wanted): Promise<Negotiated> {
+/** With `secure`, which puts TLS under the dialogue, nothing is asked or believed before that has been done. */
+export async function negotiate(dialogue: Dialogue, wanted: Wanted, secure?: () => Promise<void>): Promise<Negotiated> {
   const oldFlags = await greet(dialogue)
+  if (secure !== undefined) {
+    await demandTls(dialogue)
+    await secure()
+  }
   const mode = await agreeOnMode(dialogue, wanted.mode)
   const contexts = mode === 'simple' || wanted.contexts.length === 0 ? [] : await setContexts(dialogue, wanted)
   return { ...(await go(dialogue, wanted.exportName, oldFlags)), mode, contexts }
@@ -63,6 +68,14 @@ async function agreeOnMode(dialogue: Dialogue, best: HeaderMode): Promise<Header
   if (best === 'extended' && (await accepted(dialogue, C.NBD_OPT_EXTENDED_HEADERS))) return 'extended'
   if (best !== 'simple' && (await accepted(dialogue, C.NBD_OPT_STRUCTURED_REPLY))) return 'structured'
   return 'simple'
+}
+
+/** There is no going on without: whoever sits in between could have taken the offer away. */
+async function demandTls(dialogue: Dialogue): Promise<void> {
+  if (await accepted(dialogue, C.NBD_OPT_STARTTLS)) return
+  throw new LifeboatError('nbd-refused', 'the server does not offer TLS', {
+    hint: 'Nothing was asked of it in the clear. Start its server with TLS, or connect without where the network is trusted.',
+  })
 }
 
 async function accepted(dialogue: Dialogue, option: number): Promise<boolean> {

@@ -11,6 +11,7 @@ import * as C from './constants.ts'
 import type { ListenAddress } from './listen.ts'
 import type { ReplyAssembly } from './reply-assembly.ts'
 import { Slots } from './slots.ts'
+import type { ClientTls } from './tls-client.ts'
 import type { HeaderMode } from './wire.ts'
 
 export type ConnectNbdOptions = ListenAddress &
@@ -23,6 +24,8 @@ export type ConnectNbdOptions = ListenAddress &
     /** As many as asked for if the server allows several, else one. */
     readonly connections?: number
     readonly headers?: HeaderMode
+    /** With it, a server that does not offer TLS, or does not prove its name, is refused. On a Unix socket the name is localhost unless said. */
+    readonly tls?: ClientTls
     readonly clock: Clock
     readonly handshakeMs?: number
     /** A request that takes longer fails, and its connection with it: a late reply could not be told from a wrong one. */
@@ -58,11 +61,11 @@ export async function connectNbd(options: ConnectNbdOptions): Promise<NbdClient>
   try {
     const address: ListenAddress =
       'socket' in options ? { socket: options.socket } : { host: options.host, port: options.port }
-    const first = await ClientConnection.open(address, wanted, signal)
+    const first = await ClientConnection.open(address, wanted, signal, options.tls)
     connections.push(first)
     const several = (first.negotiated.flags & C.NBD_FLAG_CAN_MULTI_CONN) !== 0
     while (several && connections.length < (options.connections ?? 1)) {
-      const next = await ClientConnection.open(address, wanted, signal)
+      const next = await ClientConnection.open(address, wanted, signal, options.tls)
       connections.push(next)
       if (next.negotiated.size !== first.negotiated.size || next.negotiated.flags !== first.negotiated.flags)
         throw protocolError('connections that see different exports')

@@ -14,8 +14,11 @@ import type { ClientTls } from './tls-client.ts'
 import { parsePermissions } from './tls-permissions.ts'
 import type { ServerTls } from './tls-server.ts'
 
-/** Forward secrecy and authenticated encryption only; every peer of the last ten years has one of them. */
-const TLS_1_3 = 'TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256'
+/**
+ * Forward secrecy and authenticated encryption only; every peer of the last ten years has one of them. Shared keys go with the
+ * suites of SHA-256, so a server that would choose another one first could not use them.
+ */
+const TLS_1_3 = 'TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384'
 const WITH_CERTIFICATES = ['ECDSA', 'RSA']
   .flatMap(by => [`ECDHE-${by}-AES128-GCM-SHA256`, `ECDHE-${by}-AES256-GCM-SHA384`, `ECDHE-${by}-CHACHA20-POLY1305`])
   .join(':')
@@ -26,6 +29,7 @@ const WITH_SHARED_KEYS = 'ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES128-CBC-SHA25
 const PROTOCOL: SecureContextOptions = {
   minVersion: 'TLSv1.2',
   secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_TICKET,
+  honorCipherOrder: true,
 }
 
 export interface ServerFolder {
@@ -44,15 +48,16 @@ export async function readServerTls({ folder, verify, now }: ServerFolder): Prom
     throw wrong(folder, 'neither server-cert.pem with server-key.pem nor keys.psk is there', `put them into ${folder}`)
   }
   const pair = own === undefined ? undefined : await readPair(folder, 'server', now)
-  const ca = verify ? await readCa(folder, now) : undefined
   if (verify && pair === undefined)
     throw wrong(join(folder, 'server-cert.pem'), 'is needed to verify the certificates of clients', CERTIFICATES)
+  const ca = verify ? await readCa(folder, now) : undefined
   const permissions = await readFile(folder, 'permissions.json')
   if (permissions !== undefined && !verify && keys === undefined)
     throw wrong(permissions.path, 'cannot be obeyed: clients do not say who they are', 'say --tls-verify as well')
   const ciphers = [TLS_1_3, pair && WITH_CERTIFICATES, keys && WITH_SHARED_KEYS].filter(Boolean).join(':')
   return {
-    context: contextOf(folder, { ...pair, ...ca, ciphers }),
+    // OpenSSL takes a shared key for a session of old, and wants to know whose.
+    context: contextOf(folder, { ...pair, ...ca, ciphers, sessionIdContext: 'lifeboat-nbd' }),
     verify,
     presharedKey: keys && sharedKeys(keys),
     permissions: permissions && parsePermissions(permissions.text, permissions.path),

@@ -1,5 +1,6 @@
 /** A client that sends whatever bytes a test wants, and reads the answer byte by byte. */
 import { connect, type Socket } from 'node:net'
+import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
 import * as C from '../../src/nbd/constants.ts'
 import * as O from '../../src/nbd/option-codec.ts'
 import {
@@ -18,7 +19,7 @@ export interface RawReply extends ReplyHeader {
 }
 
 export class RawNbdClient implements AsyncDisposable {
-  readonly socket: Socket
+  socket: Socket
   readonly closed: Promise<void>
   #received: Buffer[] = []
   #available = 0
@@ -28,19 +29,43 @@ export class RawNbdClient implements AsyncDisposable {
 
   private constructor(path: string) {
     this.socket = connect(path)
-    this.socket.on('error', () => {})
-    this.socket.on('data', data => {
-      this.#received.push(data)
-      this.#available += data.length
-      this.#wake()
-    })
-    this.socket.on('end', () => this.#end())
+    this.#listen(this.socket)
     this.closed = new Promise(resolve =>
       this.socket.on('close', () => {
         this.#end()
         resolve()
       }),
     )
+  }
+
+  #listen(socket: Socket): void {
+    socket.on('error', () => {})
+    socket.on('data', data => {
+      this.#received.push(data)
+      this.#available += data.length
+      this.#wake()
+    })
+    socket.on('end', () => this.#end())
+  }
+
+  /** Upgrades the connection. The server's certificate is not looked at unless `options` want it. */
+  async startTls(options: ConnectionOptions = {}): Promise<TLSSocket> {
+    const replies = await this.option(C.NBD_OPT_STARTTLS)
+    if (replies.at(-1)?.type !== C.NBD_REP_ACK) throw new Error('STARTTLS was refused')
+    return this.secure(options)
+  }
+
+  /** The handshake alone; rejects when it fails. */
+  async secure(options: ConnectionOptions = {}): Promise<TLSSocket> {
+    this.socket.removeAllListeners('data')
+    const socket = tlsConnect({ rejectUnauthorized: false, ...options, socket: this.socket })
+    this.socket = socket
+    await new Promise<void>((resolve, reject) => {
+      socket.once('secureConnect', resolve).once('error', reject)
+      socket.once('close', () => reject(new Error('closed during the handshake of TLS')))
+    })
+    this.#listen(socket)
+    return socket
   }
 
   #end(): void {
@@ -68,8 +93,10 @@ export class RawNbdClient implements AsyncDisposable {
     name: string,
     mode: HeaderMode = 'simple',
     contexts: readonly string[] = [],
+    tls?: ConnectionOptions,
   ): Promise<RawNbdClient> {
     const client = await RawNbdClient.open(path)
+    if (tls) await client.startTls(tls)
     client.mode = mode
     if (mode === 'structured') await client.option(C.NBD_OPT_STRUCTURED_REPLY)
     if (mode === 'extended') await client.option(C.NBD_OPT_EXTENDED_HEADERS)
