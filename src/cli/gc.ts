@@ -3,6 +3,7 @@ import { applyGc, type GcResult } from '../maintenance/gc-apply.ts'
 import { type GcPlan, planGc } from '../maintenance/gc-plan.ts'
 import { maintenanceContext } from '../maintenance/maintenance.ts'
 import { compareClocks } from '../repository/clock-skew.ts'
+import { parsePointKey } from '../repository/object-keys.ts'
 import { showEstimate, withMore } from './estimate.ts'
 import { gcProgress } from './gc-progress.ts'
 import type { Output } from './output.ts'
@@ -123,10 +124,13 @@ function warn(output: Output, { others, voids, standingPins, deadPins, storeNow 
         ? `${key} cannot be read: no backup reuses anything while it is there`
         : `another collection by ${who} is under way since ${when}, or died then; both may run, and \`gc --exclusive\` removes dead ones`,
     )
-  if (voids.length > 0)
+  const lost = voids.flatMap(key => parsePointKey(key) ?? []).map(({ vm, point }) => `${vm}@${point}`)
+  for (const point of lost.slice(0, VOIDS_NAMED))
     output.warning(
-      `${voids.length} points were never committed; \`lifeboat points --all\` shows them, and they go a month after they were written`,
+      `${point} DOES NOT COUNT: its backup was taken for dead just as it ended. It goes a month after it was written, unless it is brought back: \`lifeboat verify --adopt ${point}\``,
     )
+  if (lost.length > VOIDS_NAMED)
+    output.warning(`and ${lost.length - VOIDS_NAMED} more: \`lifeboat points --all\` shows them`)
   for (const pin of standingPins) {
     if (pin.kind === 'hold') continue
     const what = pin.point === undefined ? 'may pin any point: it cannot be read' : `keeps point ${pin.point}`
@@ -134,6 +138,8 @@ function warn(output: Output, { others, voids, standingPins, deadPins, storeNow 
     output.message(`${describePin(pin, storeNow)} ${fate ? `is of point ${pin.point}${fate}` : what}`)
   }
 }
+
+const VOIDS_NAMED = 20
 
 function printPlan(output: Output, plan: GcPlan): void {
   const { packs, bytesFreed, bytesRewritten } = sizesOf(plan)

@@ -3,7 +3,7 @@ import type { AbortOptions } from '../core/scope.ts'
 import { readAuditLog } from '../maintenance/audit-log.ts'
 import { pointKey } from '../repository/object-keys.ts'
 import type { OpenedRepository } from '../repository/open.ts'
-import type { PointWriter } from '../repository/repository.ts'
+import type { PointSummary, PointWriter } from '../repository/repository.ts'
 import type { ForgottenSince, SeenPoints } from './seen-points.ts'
 
 /** More than ten years of nightly pruning; what lies before is not asked for. */
@@ -25,12 +25,18 @@ export function watched(
   seen: SeenPoints,
   warn: (message: string) => void,
 ): OpenedRepository {
+  const told = new Set<string>()
   return {
     ...repository,
     async points(request: { vm?: string; all?: boolean } & AbortOptions = {}) {
       const listed = await repository.points({ ...request, all: true })
       const missing = await seen.listed(listed, request.vm, { signal: request.signal })
       if (missing.length > 0) warn(alarm(missing))
+      for (const message of voidPoints(listed))
+        if (!told.has(message)) {
+          told.add(message)
+          warn(message)
+        }
       return request.all ? listed : listed.filter(({ state }) => state === 'committed')
     },
     async manifest(point, options) {
@@ -57,6 +63,18 @@ const alarm = (missing: readonly string[]): string =>
   `${missing.slice(0, NAMED).join(', ')}${missing.length > NAMED ? ', ...' : ''}. ` +
   'Somebody removed them, or put an old copy of the repository in place: keep what is left, and look for a copy of the rest; ' +
   '`lifeboat verify --all --accept-loss` ends this alarm'
+
+/**
+ * Whoever made such a point may have been told that it is committed: a collector that died just after its fence has taken it
+ * away. One that was given up or forgotten is marked as that, and is not among them.
+ */
+const voidPoints = (listed: readonly PointSummary[]): readonly string[] =>
+  listed
+    .filter(({ state }) => state === 'void')
+    .map(
+      ({ vm, id }) =>
+        `${vm}@${id} DOES NOT COUNT: its backup was taken for dead just as it ended. Unless it is brought back within a month it is removed: \`lifeboat verify --adopt ${vm}@${id}\``,
+    )
 
 function remembering(writer: PointWriter, seen: SeenPoints): PointWriter {
   return {

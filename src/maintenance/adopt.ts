@@ -4,12 +4,14 @@
  *
  * Every record is read after the lease was stored and the open GC runs were listed, and none of them is condemned: that is the look
  * at what is reused which step 2 asks for. A run that begins later finds the lease, waits, and marks from the new manifest.
+ * Where locks are promised, all that it reaches is locked for as long before the manifest is put.
  */
 import { LifeboatError } from '../core/errors.ts'
 import { hex, type PointId, pointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
-import type { AbortOptions } from '../core/scope.ts'
+import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { isFenced, listPointKeys } from '../repository/base-points.ts'
+import { refuseClockSkew } from '../repository/clock-skew.ts'
 import { giveUpPoint, putManifest } from '../repository/commit-manifest.ts'
 import { listDamage } from '../repository/damage-marks.ts'
 import { Lease } from '../repository/lease.ts'
@@ -20,7 +22,10 @@ import { type ReuseRules, readReuseRules } from '../repository/reuse-rules.ts'
 import { readStoredManifest, sealManifest } from '../repository/stored-manifest.ts'
 import { type VerifyRequest, verifyManifest } from '../repository/verify.ts'
 import { recordAudit } from './audit.ts'
-import { maintenanceContext } from './maintenance.ts'
+import { extendLock } from './extend-lock.ts'
+import { applyForget } from './forget.ts'
+import { type MaintenanceContext, maintenanceContext } from './maintenance.ts'
+import { keptObjects, reachedBy } from './reached-objects.ts'
 
 export interface AdoptRequest extends AbortOptions {
   readonly point: PointSummary
@@ -42,6 +47,7 @@ export interface Adopted {
 export async function adoptPoint(repository: OpenedRepository, request: AdoptRequest): Promise<Adopted> {
   const { point, signal, leaseExpiryMs = limits.leaseExpiryMs } = request
   const { control, clock, random, host } = repository.reading
+  if (repository.reading.lock) await refuseClockSkew(repository.reading, { signal })
   const id = pointId(hex(random(8)))
   const key = pointKey(point.vm, point.takenAt, id)
   const lease = await Lease.begin(
@@ -66,12 +72,16 @@ export async function adoptPoint(repository: OpenedRepository, request: AdoptReq
     const { checked, bytes } = await readWhole(repository, found, rules, request)
     const manifest: Manifest = { ...found, point: id, lease: lease.id, adoptedFrom: point.id }
     const audited = { vm: point.vm, from: point.key, points: [key] }
-    await recordAudit(maintenanceContext(repository, request.who), 'adopt', audited, { signal })
+    const context = maintenanceContext(repository, request.who)
+    await recordAudit(context, 'adopt', audited, { signal })
+    await lockReached(context, point, { signal })
     await lease.check({ signal })
     isManifestSent = true
     await commit(repository, key, manifest, { signal })
     await lease.stop()
     await control.delete([lease.key], { signal }).catch(() => {})
+    // The old one has nothing more to say: as long as it is there without a mark people are told of it.
+    await applyForget(context, [point], { why: `adopted as ${id}`, signal }).catch(() => {})
     return { manifest, from: point.id, key, checked, bytes }
   } catch (error) {
     await lease.stop()
@@ -145,6 +155,21 @@ async function readWhole(
       hint: 'Nothing was changed. Try again when that gc has ended.',
     })
   return result
+}
+
+/** As a renewal does it, before the point counts. What may not be extended makes no point. */
+async function lockReached(context: MaintenanceContext, { key }: PointSummary, options: AbortOptions): Promise<void> {
+  const { lock, clock, store } = context
+  if (!lock || !store.versioned) return
+  const { versioned } = store
+  await forEachLimited(
+    keptObjects(versioned, await reachedBy(context, [key], options), options),
+    limits.getsInFlight,
+    async (object, signal) => {
+      await extendLock(versioned, object, { lock, clock, signal })
+    },
+    options,
+  )
 }
 
 /** Steps 6 and 7. */

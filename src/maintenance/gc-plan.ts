@@ -4,7 +4,7 @@
  */
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { parsePackKey } from '../repository/object-keys.ts'
+import { parsePackKey, parsePointKey } from '../repository/object-keys.ts'
 import { abandonedPoints } from './abandoned-points.ts'
 import { type CompactionPlan, planCompaction } from './compaction-plan.ts'
 import {
@@ -39,7 +39,7 @@ export interface GcPlan {
   readonly abandoned: ForgottenPoints
   /** What stays although it could go, by reason. */
   readonly kept: Readonly<Record<string, number>>
-  /** Manifests that were never committed. */
+  /** Manifests that do not count and that nobody has forgotten: their writers may have been told that they do. */
   readonly voids: readonly string[]
   /** What keeps a point until somebody removes it: sessions, holds, and pins of readers that seem to have died. */
   readonly standingPins: readonly SeenPin[]
@@ -102,7 +102,7 @@ export async function planGc(context: MaintenanceContext, options: GcOptions = {
     compact,
     abandoned: await abandonedPoints(context, points, { voids, marked, storeNow }, { signal }),
     kept: kept.all(),
-    voids: [...voids.keys()],
+    voids: [...voids.keys()].filter(key => !marked.has(parsePointKey(key)!.point)),
     standingPins: seen.filter(pin => pin.expiryMs === null || isStale(pin, storeNow)),
     deadPins: options.exclusive ? seen.filter(pin => isStale(pin, storeNow)) : [],
     others,

@@ -9,16 +9,17 @@ import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { refuseClockSkew } from '../repository/clock-skew.ts'
 import { Lease } from '../repository/lease.ts'
 import { assuredBy } from '../repository/lock-ledgers.ts'
-import { extendBefore, lockUntil, type RepositoryLock } from '../repository/lock-policy.ts'
+import { lockUntil, type RepositoryLock } from '../repository/lock-policy.ts'
 import { leasesPrefix, lockLedgerKey, locksPrefix, parsePointKey, pointsPrefix } from '../repository/object-keys.ts'
 import { listPoints } from '../repository/points.ts'
 import type { VersionedStore } from '../storage/versioned-store.ts'
 import { recordAudit } from './audit.ts'
+import { extendLock } from './extend-lock.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 import { listPolicies } from './policy.ts'
 import type { WorkOptions } from './progress.ts'
 import { planPrune } from './prune.ts'
-import { type KeptObject, keptObjects, reachedBy } from './reached-objects.ts'
+import { keptObjects, reachedBy } from './reached-objects.ts'
 
 export interface RenewalResult {
   readonly run: string
@@ -109,7 +110,7 @@ async function renew(
     keptObjects(versioned, reached, { signal }),
     limits.getsInFlight,
     async (object, each) => {
-      const done = await extend(object, { signal: each })
+      const done = await extendLock(versioned, object, { lock, clock: context.clock, dryRun, signal: each })
       objects++
       requests += done.requests
       if (object.isCovered && covered.length < COVERED_NAMED) covered.push(object.key)
@@ -136,26 +137,6 @@ async function renew(
     requests,
     covered: covered.sort(),
     damaged: [...reached.damaged].map(([manifest, what]) => ({ manifest, what })),
-  }
-
-  async function extend({ key, versions }: KeptObject, inner: AbortOptions) {
-    let isExtended = false
-    let asked = 0
-    for (const { versionId } of versions)
-      try {
-        asked++
-        const { retainUntil, mode = lock.mode } = await versioned.lockOf(key, versionId, inner)
-        const now = context.clock.now()
-        if (retainUntil && retainUntil >= extendBefore(lock, now)) continue
-        asked++
-        isExtended = true
-        // What was once in compliance mode stays in it.
-        if (!dryRun) await versioned.retain(key, versionId, mode, lockUntil(lock, now), inner)
-      } catch (error) {
-        // Rewritten by a collection since it was listed; the copy was put with its lock.
-        if (!isLifeboatError(error, 'store-not-found')) throw error
-      }
-    return { isExtended, requests: asked }
   }
 }
 

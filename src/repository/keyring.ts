@@ -109,12 +109,12 @@ export async function unwrapRepositoryKey(
     throw new LifeboatError('key-missing', `The repository in ${store.url} is encrypted and no key was given`, {
       hint: 'Name the key file (--key-file or LIFEBOAT_KEY_FILE) or set LIFEBOAT_PASSPHRASE.',
     })
-  const { slots, absent } =
+  const tried =
     credential.kind === 'file'
       ? await slotOfFile(store, slotKey(keyFileSlot(credential.secret, repository)), options)
       : await slotsToTry(store, credential, options)
   let failure: unknown
-  for (const slot of slots)
+  for (const slot of tried.slots)
     try {
       return { slot, repositoryKey: await unwrapKeySlot(slot, credential, repository, options) }
     } catch (error) {
@@ -126,7 +126,7 @@ export async function unwrapRepositoryKey(
       failure = isLifeboatError(failure, 'key-unavailable') ? failure : error
     }
   if (isLifeboatError(failure, 'key-unavailable')) throw failure
-  await refuseWithheld(store, absent, options)
+  await refuseWithheld(store, tried, options)
   throw new LifeboatError('key-wrong', `The ${nameOf(credential)} does not open ${store.url}`, {
     details: { repository },
     hint: WRONG_HINTS[credential.kind](repository, credential),
@@ -156,8 +156,8 @@ export function withData(keys: RepositoryKeys): Required<RepositoryKeys> {
  * That a key opens nothing is not said while a slot is listed and not given: which one it was cannot be known. Asked only
  * when nothing has opened.
  */
-async function refuseWithheld(store: ObjectStore, absent: readonly string[], options: AbortOptions): Promise<void> {
-  if (absent.length === 0) return
+async function refuseWithheld(store: ObjectStore, { slots, absent }: SlotsToTry, options: AbortOptions): Promise<void> {
+  if (absent.length === 0 && slots.length > 0) return
   const listed: string[] = []
   for await (const { key } of store.list(keysPrefix, options)) if (parseSlotKey(key)) listed.push(key)
   const withheld = absent.find(object => listed.includes(object))
@@ -170,11 +170,12 @@ async function refuseWithheld(store: ObjectStore, absent: readonly string[], opt
         hint: 'This says nothing about the key. Try again; if it stays, look what is wrong with the store.',
       },
     )
-  if (listed.length === 0)
-    throw new LifeboatError('missing-object', `${store.url} is encrypted, and all its key slots are gone`, {
-      details: { object: keysPrefix },
-      hint: 'Nothing can be read without one: restore `keys/` from a copy of the repository.',
-    })
+  if (listed.length > 0) return
+  const [object = keysPrefix] = absent
+  throw new LifeboatError('missing-object', `${store.url} is encrypted, and all its key slots are gone`, {
+    details: { object },
+    hint: `Nothing can be read without one: restore ${object} from a copy of the repository.`,
+  })
 }
 
 async function slotAt(store: ObjectStore, object: string, options: AbortOptions): Promise<KeySlot | undefined> {

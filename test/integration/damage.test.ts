@@ -119,8 +119,16 @@ describe('damage', { timeout: 180_000 }, () => {
     await small.reset()
     await damage(slot, 'missing')
     const answer = await run('points')
-    refused(answer, { exit: 2, code: 'key-wrong' })
+    refused(answer, { exit: 4, code: 'missing-object', object: slot })
     assert.ok(answer.error.hint?.includes(slot), 'the hint names the slot that is not there')
+    // Where others are there it was removed, or this is another key.
+    await small.reset()
+    small.cli.environment.LIFEBOAT_NEW_PASSPHRASE = 'a second'
+    done(await run('key add --type passphrase'))
+    await damage(slot, 'missing')
+    const other = await run('points')
+    refused(other, { exit: 2, code: 'key-wrong' })
+    assert.ok(other.error.hint?.includes(slot))
   })
 
   test("a domain's keys: points are still listed, nothing restores, verify names the object and all points", async () => {

@@ -1,12 +1,16 @@
 /** A void point that is whole becomes a point again, by the rules of a writer; one that is not leaves nothing behind. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { isLifeboatError } from '../../../src/core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { adoptPoint } from '../../../src/maintenance/adopt.ts'
+import { readAuditLog } from '../../../src/maintenance/audit-log.ts'
 import * as names from '../../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../../src/repository/open.ts'
 import type { PointSummary } from '../../../src/repository/repository.ts'
 import { verifyPoints } from '../../../src/repository/verify.ts'
+import { DAY_MS, lockedRepository } from '../../doubles/locked-repository.ts'
+import { manualClock } from '../../doubles/manual-clock.ts'
+import { backup, openMemoryRepository } from '../../doubles/memory-repository.ts'
 import { flipBit, keysOf, noise, repositoryFixture } from '../../doubles/repository-fixture.ts'
 
 const chunk = 4096
@@ -53,12 +57,56 @@ test('it is committed under a new id, with its place in the order of points, and
   assert.deepEqual([manifest.sequence, manifest.previous?.point, manifest.adoptedFrom], [sequence, first.id, second.id])
   assert.deepEqual((await verifyPoints(await open(), { points })).problems, [])
   assert.deepEqual(keysOf(store, 'leases/'), [])
-  const [audit = ''] = keysOf(store, 'audit/')
-  assert.equal((await repository.reading.control.get('audit', audit))?.text('action'), 'adopt')
+  const { entries } = await readAuditLog(repository.reading, { limit: 9 })
+  assert.deepEqual(entries.map(({ action }) => action).sort(), ['adopt', 'forget'])
+  assert.deepEqual(
+    (await repository.points({ all: true })).map(({ state }) => state).sort(),
+    ['committed', 'committed', 'forgotten'],
+    'nobody is told of the old one any more',
+  )
   const next = await writePoint({ base: manifest.point, disks: disk('c', 10) })
   const { sequence: after, previous } = await repository.manifest(next)
   assert.deepEqual([after, previous?.point], [sequence + 1, manifest.point])
+  await refuses(repository, second, 'point-forgotten')
+  // Where that mark was lost, the other point is found.
+  for (const key of keysOf(store, 'forgotten/')) store.tamper(key, undefined)
   await refuses(repository, second, 'usage')
+})
+
+test('where locks are promised, all that it needs is locked for as long when it counts; what cannot be locked makes no point', async () => {
+  const { open, store, clock, lock } = await lockedRepository()
+  const repository = await open()
+  const image = noise('locked', 30 * chunk)
+  const { lease } = await backup(repository, { number: 1, disks: [{ name: 'vda', image }] })
+  const [point] = await repository.points()
+  const fence = { who: 'gc@b', when: 'w', manifest: point!.key }
+  await repository.reading.control.put('fence', names.fenceKey(lease, '00000000000000cc'), fence)
+  await clock.advance(20 * DAY_MS)
+  let refused = 0
+  const retain = async () => {
+    refused++
+    throw new LifeboatError('store-denied', 'no right to PutObjectRetention')
+  }
+  const poor = await open({ ...store, versioned: { ...store.versioned, retain } })
+  await refuses(poor, point!, 'store-denied')
+  assert.ok(refused > 0)
+  assert.equal((await repository.points()).length, 0)
+  const { manifest } = await adopt(await open(), point!)
+  const needed = keysOf(store, '').filter(
+    key => /^(packs|meta|keys)\/|^config$/.test(key) || key.includes(manifest.point),
+  )
+  assert.ok(needed.filter(key => key.startsWith('packs/') || key.startsWith('points/')).length >= 2)
+  for (const key of needed) {
+    const { retainUntil } = await store.versioned.lockOf(key)
+    assert.ok(retainUntil && retainUntil.getTime() >= clock.now().getTime() + lock.forMs, key)
+  }
+  await assert.rejects(
+    adoptPoint(await openMemoryRepository(store, { seed: 'wrong', clock: manualClock('2027-01-01T00:00:00.000Z') }), {
+      point: point!,
+      who: 'a@b',
+    }),
+    error => isLifeboatError(error, 'clock-skew'),
+  )
 })
 
 test('what is not whole, condemned, forgotten or not void at all is refused, and nothing is left behind', async () => {

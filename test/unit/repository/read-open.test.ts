@@ -248,6 +248,8 @@ test('a slot that the store lists and does not give makes no key wrong: it could
     memory.tamper(slot, undefined)
     // Removed by its owner, while another stands: this key opens nothing any more.
     if (credential.kind === 'file') await assert.rejects(open(memory, credential), fails('key-wrong'))
+    memory.tamper('keys/00000000000000aa', undefined)
+    await assert.rejects(open(memory, credential), fails('missing-object'))
   }
 })
 
