@@ -8,6 +8,7 @@ import { inventSessionName } from '../recovery/session.ts'
 import { exitCode } from './exit-code.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
+import { flatFigures } from './requests.ts'
 import { runDirOf } from './run-dir.ts'
 import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
@@ -27,6 +28,7 @@ interface Flags {
 
 export const bootCommand = verb<Flags>({
   syntax: 'boot <point> [qemu...]',
+  isServer: true,
   description: 'Start a VM straight from a point. Its writes go to an overlay; words after -- go to QEMU.',
   examples: [
     '--repo /srv/backup boot web1@latest',
@@ -63,6 +65,7 @@ export const bootCommand = verb<Flags>({
       resume: await isThere(invocation, session),
       exporter: nbdExporter(surroundings.clock, output),
       cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
+      figures: () => flatFigures(opened.meter.figures()),
       stateDir: invocation.stateDir,
       runDir: runDirOf(invocation),
       clock: surroundings.clock,

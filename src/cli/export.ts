@@ -22,6 +22,7 @@ interface Flags {
 
 export const exportCommand = verb<Flags>({
   syntax: 'export [point]',
+  isServer: true,
   description: 'Serve the disks of a point over NBD until SIGTERM; with --file a plain raw file, for diagnostics.',
   examples: [
     '--repo /srv/backup export web1@latest --socket /run/web1.nbd',

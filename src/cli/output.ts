@@ -52,11 +52,11 @@ export class Output {
     this.#meters.push(meter)
   }
 
-  /** The last line for people: what the whole command asked of the store. */
-  closing(): void {
+  /** The last line for people: what the whole command asked of the store. `always`: with --json too, whose document came before most of it. */
+  closing({ always = false } = {}): void {
     const requests = this.#requests()
     const text = requests && requestsText(requests)
-    if (text && !this.options.json) this.message(`requests: ${text}`)
+    if (text && (always || !this.options.json)) this.message(`requests: ${text}`)
   }
 
   #requests(): StoreFigures | undefined {

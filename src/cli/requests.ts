@@ -39,3 +39,22 @@ export function sumOfFigures([first, ...others]: readonly StoreFigures[]): Store
     }
   return sum
 }
+
+/** As numbers by name, for the state of a session: 'requests.get', 'failures.get', 'bytes.get', 'objects.get'. */
+export const flatFigures = (figures: StoreFigures): Record<string, number> =>
+  Object.fromEntries(
+    storeVerbs.flatMap(verb =>
+      MEMBERS.filter(member => figures[verb][member] > 0).map(member => [`${member}.${verb}`, figures[verb][member]]),
+    ),
+  )
+
+const MEMBERS = ['requests', 'failures', 'bytes', 'objects'] as const
+
+/** What `flatFigures` made of them. */
+export function figuresFromFlat(flat: Readonly<Record<string, number>>): StoreFigures {
+  const figureOf = (verb: StoreVerb) => {
+    const [requests = 0, failures = 0, bytes = 0, objects = 0] = MEMBERS.map(member => flat[`${member}.${verb}`])
+    return { requests, failures, bytes, objects }
+  }
+  return Object.fromEntries(storeVerbs.map(verb => [verb, figureOf(verb)])) as StoreFigures
+}

@@ -2,6 +2,7 @@ import { stat } from 'node:fs/promises'
 import { LifeboatError } from '../core/errors.ts'
 import { discardSession, listSessions, type SessionSummary, showSession } from '../recovery/session.ts'
 import type { Invocation } from './invocation.ts'
+import { figuresFromFlat, requestsText } from './requests.ts'
 import { runDirOf } from './run-dir.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
@@ -51,35 +52,40 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
     bytesRead: session?.figures.bytesRead ?? 0,
     bytesFetched: session?.figures.bytesFetched ?? 0,
     cacheHits: session?.figures.cacheHits ?? 0,
+    requests: session && figuresFromFlat(session.figures),
     secondsToFirstRead: session?.figures.secondsToFirstRead,
     bytesWritten: written.get(name) ?? 0,
     created: session?.created,
     disks: session?.disks,
   }))
-  output.result({ sessions }, () =>
-    sessions.length === 0
-      ? output.line('no sessions')
-      : output.table(
-          [
-            { title: 'SESSION' },
-            { title: 'STATE' },
-            { title: 'POINT' },
-            { title: 'READ', align: 'right' },
-            { title: 'FETCHED', align: 'right' },
-            { title: 'WRITTEN', align: 'right' },
-            { title: 'CREATED' },
-          ],
-          sessions.map(session => [
-            session.name,
-            session.problem ? `${session.state}: ${session.problem}` : session.state,
-            session.point ?? '',
-            formatBytes(session.bytesRead),
-            formatBytes(session.bytesFetched),
-            formatBytes(session.bytesWritten),
-            session.created ?? '',
-          ]),
-        ),
-  )
+  output.result({ sessions }, () => {
+    if (sessions.length === 0) return output.line('no sessions')
+    output.table(
+      [
+        { title: 'SESSION' },
+        { title: 'STATE' },
+        { title: 'POINT' },
+        { title: 'READ', align: 'right' },
+        { title: 'FETCHED', align: 'right' },
+        { title: 'WRITTEN', align: 'right' },
+        { title: 'CREATED' },
+      ],
+      sessions.map(session => [
+        session.name,
+        session.problem ? `${session.state}: ${session.problem}` : session.state,
+        session.point ?? '',
+        formatBytes(session.bytesRead),
+        formatBytes(session.bytesFetched),
+        formatBytes(session.bytesWritten),
+        session.created ?? '',
+      ]),
+    )
+    for (const { name, requests } of sessions) {
+      const text = requests && requestsText(requests)
+      if (text) output.line(`${name} asked of the store: ${text}`)
+    }
+    return undefined
+  })
   return undefined
 }
 

@@ -14,6 +14,8 @@ export interface VerbDefinition<Flags> {
   readonly options?: (command: Command) => void
   /** Only shows what is there: its few requests are not worth a line. */
   readonly isQuery?: boolean
+  /** Gives its result when its work begins, and goes on until it is stopped. */
+  readonly isServer?: boolean
   /** Gives an exit code, or nothing for 0. */
   readonly run: (
     invocation: Invocation,
@@ -43,7 +45,7 @@ export const verb =
       const words = command.args
       const invocation = await Invocation.of(surroundings, flags)
       exit((await definition.run(invocation, words, flags)) ?? exitCode.done)
-      if (!definition.isQuery) invocation.output.closing()
+      if (!definition.isQuery) invocation.output.closing({ always: definition.isServer })
     })
     return command
   }

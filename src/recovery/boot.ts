@@ -23,6 +23,8 @@ export interface BootRequest extends AbortOptions, SessionPlace {
   readonly resume?: boolean
   readonly exporter: Exporter
   readonly cache: ChunkCache
+  /** More numbers for the session's state, by name: what was asked of the store. */
+  readonly figures?: () => Readonly<Record<string, number>>
   /** Flags that win over the point's description. */
   readonly memoryBytes?: number
   readonly cpus?: number
@@ -223,9 +225,10 @@ class Boot {
         cacheHits: sum(one => one.cacheHits),
       }
     }
+    const allFigures = () => ({ ...running.figures, ...this.#request.figures?.(), ...figures() })
     const ending = new AbortController()
     const published = this.#publish(
-      () => ({ ...running, figures: { ...running.figures, ...figures() } }),
+      () => ({ ...running, figures: allFigures() }),
       ending.signal,
     )
     let stopping: Promise<void> | undefined
@@ -234,7 +237,7 @@ class Boot {
         ending.abort()
         await published
         await stack.disposeAsync()
-        await session.save({ ...running, state: 'stopped', figures: { ...running.figures, ...figures() } })
+        await session.save({ ...running, state: 'stopped', figures: allFigures() })
       } finally {
         await session[Symbol.asyncDispose]()
       }

@@ -7,6 +7,7 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import type { StoreFigures } from '../../src/storage/metered.ts'
 
 const LIFEBOAT = path.join(import.meta.dirname, '../../bin/lifeboat.mjs')
 
@@ -15,6 +16,7 @@ interface Session {
   readonly state: string
   readonly bytesRead: number
   readonly bytesWritten: number
+  readonly requests: StoreFigures
 }
 
 test('boot --detach returns at the first read and leaves the VM to its session; a start that fails says why', {
@@ -55,6 +57,10 @@ test('boot --detach returns at the first read and leaves the VM to its session; 
 
     process.kill(booted.json.pid, 'SIGTERM')
     while ((await sessions())[0]?.state !== 'stopped') await setTimeout(200)
+    const [ended] = await sessions()
+    assert.ok(
+      ended && ended.requests.get.requests > 5 && ended.requests.get.bytes > 0 && ended.requests.put.requests > 0,
+    )
     assert.equal((await lifeboat('session', 'discard', 'left')).code, 0)
     assert.deepEqual(await sessions(), [])
   } finally {
