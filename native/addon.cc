@@ -10,7 +10,7 @@
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 3;
+constexpr double kVersion = 4;
 
 NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
@@ -37,7 +37,6 @@ NAPI_MODULE_INIT() {
       {"allocateFile", nullptr, allocateFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"writeBlocks", nullptr, writeBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"readBlocks", nullptr, readBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
-      {"checkBlocks", nullptr, checkBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"lockFile", nullptr, lockFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof calls / sizeof *calls, calls);

@@ -119,16 +119,31 @@ int transferAll(Transfer call, Blocks& blocks) {
 
 }  // namespace
 
-// (fd, parts, checks, positions: Float64Array with one for each part). Resolves to 0, or to errno of the first write that
-// failed, after which none was tried.
+// (fd, parts, checks, positions: Float64Array with one for each part, log fd, record, its position, 1 to do it at once).
+// Writes the parts; then gives the record, into which `checks` may be a view, the XXH3-64 of what follows in its first 8
+// bytes, and writes it. 0, or errno of the first write that failed, after which none was tried; as a promise unless at once.
 napi_value writeBlocks(napi_env env, napi_callback_info info) {
-  Arguments args(env, info, 4);
+  Arguments args(env, info, 8);
   auto blocks = takeBlocks(env, args);
-  if (!blocks) return nullptr;
-  return start(env, args, blocks, [=] {
+  const int log = static_cast<int>(args.integer(4));
+  const Bytes record = args.bytes(5);
+  const off_t position = static_cast<off_t>(args.integer(6));
+  const bool now = args.integer(7) == 1;
+  if (!args.must(record.length == 0 || record.length >= 8, "A record is too short") || !blocks) return nullptr;
+  auto run = [=] {
     blocks->check();
     blocks->failure = transferAll(pwritev, *blocks);
-  });
+    if (blocks->failure != 0 || record.length == 0) return;
+    const uint64_t sum = XXH3_64bits(record.data + 8, record.length - 8);
+    memcpy(record.data, &sum, 8);
+    Run whole{position, {{record.data, record.length}}};
+    blocks->failure = transfer(pwritev, log, whole);
+  };
+  if (!now) return start(env, args, blocks, run);
+  run();
+  napi_value result;
+  napi_create_double(env, blocks->failure, &result);
+  return result;
 }
 
 // The same for reading: `checks` are those of what was read.
@@ -140,15 +155,6 @@ napi_value readBlocks(napi_env env, napi_callback_info info) {
     blocks->failure = transferAll(preadv, *blocks);
     if (blocks->failure == 0) blocks->check();
   });
-}
-
-// (parts, checks): the checks alone, at once, for those who keep blocks elsewhere than in a file.
-napi_value checkBlocks(napi_env env, napi_callback_info info) {
-  Arguments args(env, info, 2);
-  Blocks blocks;
-  takeParts(env, args, 0, blocks);
-  if (args.ok()) blocks.check();
-  return nullptr;
 }
 
 // (fd). Takes the file's exclusive lock (flock), which ends with the open file. 0, or errno: EWOULDBLOCK where it is taken.

@@ -4,5 +4,4 @@
 
 napi_value writeBlocks(napi_env env, napi_callback_info info);
 napi_value readBlocks(napi_env env, napi_callback_info info);
-napi_value checkBlocks(napi_env env, napi_callback_info info);
 napi_value lockFile(napi_env env, napi_callback_info info);

@@ -34,22 +34,23 @@ export interface Addon {
   seekFile(fd: number, offset: number, kind: 0 | 1): Promise<number>
   /** 0, or errno. */
   allocateFile(fd: number, offset: number, length: number, kind: 0 | 1): Promise<number>
-  /** Writes each part, whole blocks of 4 KiB, at its position. `checks` gets the low half of XXH3-64 of each block. 0, or errno. */
+  /**
+   * Writes each part, whole blocks of 4 KiB, at its position; `checks` gets the low half of XXH3-64 of each block. Then puts
+   * the XXH3-64 of the record's other bytes into its first 8 and writes it to `log`; an empty record is none. 0, or errno.
+   * With `now` 1 on this thread.
+   */
   writeBlocks(
     fd: number,
     parts: readonly Uint8Array[],
     checks: Uint32Array,
-    positions: Float64Array<ArrayBuffer>,
-  ): Promise<number>
+    positions: Float64Array,
+    log: number,
+    record: Uint8Array,
+    recordPosition: number,
+    now: 0 | 1,
+  ): Promise<number> | number
   /** Fills each part; `checks` are those of what was read. 0, or errno: ENODATA where the file ends too early. */
-  readBlocks(
-    fd: number,
-    parts: readonly Uint8Array[],
-    checks: Uint32Array,
-    positions: Float64Array<ArrayBuffer>,
-  ): Promise<number>
-  /** The checks of blocks in memory. */
-  checkBlocks(parts: readonly Uint8Array[], checks: Uint32Array): void
+  readBlocks(fd: number, parts: readonly Uint8Array[], checks: Uint32Array, positions: Float64Array): Promise<number>
   /** flock(LOCK_EX | LOCK_NB): 0, or errno. */
   lockFile(fd: number): number
 }
