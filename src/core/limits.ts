@@ -153,6 +153,20 @@ export const limits = {
   retryFirstDelayMs: 100,
   retryDelayMaxMs: 5_000,
 
+  /** Requests added by asking again for slow ones, of all; and how many of them in a row. */
+  hedgeShare: 0.05,
+  hedgesAtOnce: 4,
+  /** Up to one in twenty may hang without hiding what is usual; half as long again is rare where nothing hangs (2 % of lognormal times). */
+  hedgePercentile: 0.95,
+  hedgeSlowFactor: 1.5,
+  hedgeSlowMinMs: 20,
+  /** Of GETs of like size, the last ones; the percentile is computed anew after each so many. Before the first time nothing is known. */
+  hedgeSamples: 256,
+  hedgeSamplesFirst: 32,
+  hedgeUnmeasuredMs: 2_000,
+  /** After a store has said that it is asked too much. */
+  hedgeRestMs: 30_000,
+
   auditFraction: 0.01,
 
   /** query-qmp-schema takes 0.2 MiB, query-named-block-nodes about 1 KiB a node and bitmap. */

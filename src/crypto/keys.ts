@@ -75,3 +75,4 @@ export type EnvelopeKind =
   | 'policy'
   | 'lock-ledger'
   | 'claim'
+  | 'trace'

@@ -26,11 +26,13 @@ const FOLDERS: Readonly<Record<ControlKind, string>> = {
   policy: 'policies/',
   'lock-ledger': 'locks/',
   claim: 'claims/',
+  trace: 'traces/',
 }
 
 /** A run may condemn a good part of all packs, and a ledger name all that it extended. */
 function maxBytesOf(kind: ControlKind): number {
   if (kind === 'damaged') return limits.damageMarkMax
+  if (kind === 'trace') return limits.traceBytesMax + limits.controlObjectMax
   return kind === 'gc' || kind === 'lock-ledger' ? limits.runRecordMax : limits.controlObjectMax
 }
 

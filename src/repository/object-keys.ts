@@ -34,6 +34,7 @@ export const auditPrefix = 'audit/'
 export const policiesPrefix = 'policies/'
 export const locksPrefix = 'locks/'
 export const claimsPrefix = 'claims/'
+export const tracesPrefix = 'traces/'
 
 export const slotKey = (slot: SlotId): string => `keys/${slot}`
 export const domainPrefix = (domain: DomainId): string => `keys/${domain}/`
@@ -63,6 +64,9 @@ export const policyKey = (vm: string | undefined, when: Date, id: string): strin
   `${policyPrefix(vm)}${keyTime(when)}-${id}`
 export const policyPrefix = (vm: string | undefined): string =>
   vm === undefined ? `${policiesPrefix}default/` : `${policiesPrefix}vm/${encodeVmName(vm)}/`
+/** What boots of this VM touched: the newest counts. */
+export const vmTracesPrefix = (vm: string): string => `${tracesPrefix}${encodeVmName(vm)}/`
+export const traceKey = (vm: string, when: Date, id: string): string => `${vmTracesPrefix(vm)}${keyTime(when)}-${id}`
 export const damagedKey = (pack: PackId): string => `damaged/${pack}`
 
 /** A VM's name as one part of a key: bytes outside [A-Za-z0-9_-] become %XX. Throws 'usage' for what cannot be a name. */

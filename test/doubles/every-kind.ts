@@ -31,6 +31,7 @@ export const kinds: Readonly<Record<string, RegExp>> = {
   audit: /^audit\//,
   policy: /^policies\//,
   'lock ledger': /^locks\//,
+  'boot trace': /^traces\//,
 }
 
 /** A repository has one of these. */
@@ -91,6 +92,7 @@ async function putControls({ reading: { control } }: OpenedRepository, random: R
     await control.put('audit', names.auditKey(when, id()), { action: 'forget', details: {}, ...mark })
     await control.put('policy', names.policyKey(n === 0 ? undefined : 'web', when, id()), { keepLast: n })
     await control.put('lock-ledger', names.lockLedgerKey(id()), { extended: [] })
+    await control.put('trace', names.traceKey('web', when, id()), { touches: '' })
     const pack = packId(hex(random(16)))
     const object = names.packKey('data', domain, pack)
     const known = { object, slots: [n], contents: [random(20)], points: [], what: 'rot' }
