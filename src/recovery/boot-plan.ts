@@ -1,50 +1,70 @@
 /** What a boot needs before QEMU can be started. */
 import path from 'node:path'
+import { LifeboatError } from '../core/errors.ts'
 import { bitmapName } from '../hypervisor/bitmap-name.ts'
-import { type Accelerator, chooseAccelerator, hostBootId } from './accelerator.ts'
+import { chooseAccelerator, hostBootId } from './accelerator.ts'
 import type { BootRequest } from './boot.ts'
 import type { RunningExport } from './export.ts'
 import { mustRun } from './external-tool.ts'
 import { provideFirmware } from './firmware.ts'
 import { checkOverlayRoom, createOverlay } from './overlay.ts'
 import { type QemuCommand, qemuCommand } from './qemu-command.ts'
-import type { Session } from './session.ts'
+import { type Session, syncFile, syncFolder } from './session.ts'
 import type { SessionState } from './session-state.ts'
+import { step } from './session-step.ts'
 import { diskFromPoint, vmFromPoint } from './vm-from-point.ts'
 
 export interface BootPlan {
-  readonly command: QemuCommand
-  /** 'starting'. */
-  readonly state: SessionState
-  readonly accelerator: Accelerator
+  /** What the state file learns before QEMU starts. */
+  readonly changes: Pick<SessionState, 'disks' | 'sockets'> & { readonly qemu: NonNullable<SessionState['qemu']> }
   readonly warnings: readonly string[]
 }
 
-/** Everything but what keeps running: overlays (those of an earlier run of the session stay), firmware, command line, first state. */
-export async function planBoot(
-  boot: BootRequest,
-  session: Session,
-  exported: RunningExport,
-  program: string,
-): Promise<BootPlan> {
-  const { repository, clock, signal, ...request } = boot
-  const { manifest } = exported.point
-  const bootId = await hostBootId()
-  const room = await checkOverlayRoom(
-    session.folder,
-    exported.disks.reduce((sum, disk) => sum + disk.size, 0),
+const PROGRAM = 'qemu-system-x86_64'
+
+/** Whether a flag asks for a machine other than the one that the session has. */
+export const isNewMachine = (request: BootRequest): boolean =>
+  [request.memoryBytes, request.cpus, request.network, request.kernel, request.append, request.program].some(
+    flag => flag !== undefined,
+  ) ||
+  (request.extra?.length ?? 0) > 0 ||
+  (request.accelerator ?? 'auto') !== 'auto'
+
+/** The machine that the session had: QEMU's command line as it was written down. */
+export async function recordedPlan(session: Session, before: SessionState): Promise<BootPlan> {
+  const { qemu } = before
+  if (!qemu) throw new LifeboatError('internal', `session ${before.name} has no command line`)
+  const { process: _, ...command } = qemu
+  return {
+    changes: { disks: before.disks, sockets: before.sockets, qemu: command },
+    warnings: await roomFor(session, before.disks),
+  }
+}
+
+const roomFor = ({ folder }: Session, disks: readonly { readonly size: number }[]) =>
+  checkOverlayRoom(
+    folder,
+    disks.reduce((sum, disk) => sum + disk.size, 0),
   )
+
+/** Everything but what keeps running: overlays (those of an earlier run of the session stay), firmware, command line. */
+export async function planBoot(boot: BootRequest, session: Session, exported: RunningExport): Promise<BootPlan> {
+  const { repository, signal, program = PROGRAM, ...request } = boot
+  const { manifest } = exported.point
+  const room = await roomFor(session, exported.disks)
   const { accelerator, reason } = await chooseAccelerator({
     wanted: request.accelerator ?? 'auto',
     program,
     stateDir: request.stateDir,
     runDir: session.runDir ?? session.folder,
-    bootId,
+    bootId: await hostBootId(),
     signal,
   })
   const nbdSocket = session.socketPath('nbd')
   const bitmap = bitmapName(repository.id, exported.point.id)
-  const overlays = session.state()?.disks ?? (await createOverlays(boot, session, exported, nbdSocket, bitmap))
+  const known = session.state()?.disks ?? []
+  const disks = known.length > 0 ? known : await createOverlays(boot, session, exported, nbdSocket, bitmap)
+  step('overlays')
   const sockets = {
     qmp: session.socketPath('qmp'),
     control: session.socketPath('control'),
@@ -57,7 +77,7 @@ export async function planBoot(
     disks: manifest.disks.map((disk, i) => ({
       name: disk.name,
       description: diskFromPoint(disk),
-      overlay: overlays[i]?.overlay?.path ?? '',
+      overlay: disks[i]?.overlay?.path ?? '',
     })),
     nbdSocket,
     sockets,
@@ -72,30 +92,16 @@ export async function planBoot(
     append: request.append,
     extra: request.extra,
   })
-  const now = clock.now().toISOString()
-  const state: SessionState = {
-    name: session.name,
-    kind: 'boot',
-    state: 'starting',
-    repository: { url: repository.store.url, id: repository.id },
-    point: {
-      id: exported.point.id,
-      key: exported.point.key,
-      vm: manifest.vm,
-      ...(exported.point.pinId !== undefined && { pin: exported.point.pinId }),
-    },
-    created: session.state()?.created ?? now,
-    updated: now,
-    bootId,
-    disks: overlays,
-    sockets: { nbd: nbdSocket, ...sockets },
-    ...(session.runDir !== undefined && { runDir: session.runDir }),
-    qemu: { program, arguments: command.arguments, accelerator },
-    figures: {},
-  }
-  const unpinned = exported.point.pinned ? [] : ['the point could not be pinned: it is safe from gc for its grace only']
+  await syncFolder(session.folder)
   const slow = accelerator === 'tcg' && request.accelerator !== 'tcg' ? [`the guest is emulated: ${reason}`] : []
-  return { command, state, accelerator, warnings: [...unpinned, ...room, ...slow, ...command.warnings] }
+  return {
+    changes: {
+      disks,
+      sockets: { nbd: nbdSocket, ...sockets },
+      qemu: { program, arguments: command.arguments, accelerator },
+    },
+    warnings: [...room, ...slow, ...command.warnings],
+  }
 }
 
 async function createOverlays(
@@ -110,6 +116,7 @@ async function createOverlays(
     // Numbered: a disk's name may be anything.
     const file = path.join(folder, `disk${i}.qcow2`)
     await createOverlay({ file, nbdSocket, exportName: name, size, bitmap, signal })
+    await syncFile(file)
     disks.push({ name, size, overlay: { path: file, format: 'qcow2', bitmap } })
   }
   return disks

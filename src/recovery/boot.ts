@@ -1,31 +1,54 @@
+/**
+ * Boots a point: a session, an export, and QEMU with its overlays. A session that is there is resumed: a QEMU that lives is
+ * taken over, and its guest goes on unnoticed; a dead one is started again over overlays that were checked.
+ *
+ * The order of what is written down is the whole argument: the pin's id before the pin, the overlays before the state that
+ * names them, the command line before QEMU starts, QEMU's name before the guest runs. So a crash at any moment leaves what
+ * `session list` shows truthfully, and what resume or discard can go on with.
+ */
+import path from 'node:path'
 import type { ChunkCache } from '../cache/chunk-cache.ts'
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { LifeboatError } from '../core/errors.ts'
+import { hex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { connectQmp } from '../hypervisor/qemu/qmp.ts'
-import { startOf } from '../hypervisor/run-lock.ts'
 import type { PointSummary, Repository } from '../repository/repository.ts'
 import type { Accelerator } from './accelerator.ts'
-import { planBoot } from './boot-plan.ts'
+import { isNewMachine, planBoot, recordedPlan } from './boot-plan.ts'
+import { checkOverlay } from './check-overlay.ts'
 import { exportPoint, type RunningExport } from './export.ts'
 import type { Exporter } from './exporter.ts'
 import { FirstRead } from './first-read.ts'
+import { type Guest, startGuest, takeOverGuest } from './guest.ts'
+import { watchGuest } from './guest-watch.ts'
+import type { LiveSession, SessionFigures } from './live-session.ts'
+import { OwnedSession } from './owned-session.ts'
 import type { Network } from './qemu-command.ts'
-import { type QemuExit, type QemuProcess, qemuFailed, startQemu } from './qemu-process.ts'
-import { createSession, openSession, type Session, type SessionPlace } from './session.ts'
+import type { QemuExit } from './qemu-process.ts'
+import { createSession, guestOf, openSession, pinsOf, QEMU_LOG, type Session, type SessionPlace } from './session.ts'
+import { beginState, pinOf, refuseUnresumable } from './session-begin.ts'
+import { type SessionCommands, sessionCommands } from './session-commands.ts'
+import { CONTROL_SOCKET, hostSession, type SessionHost } from './session-host.ts'
 import type { SessionState } from './session-state.ts'
+import { step } from './session-step.ts'
 
 export interface BootRequest extends AbortOptions, SessionPlace {
   readonly repository: Repository
   readonly point: PointSummary
   readonly session: string
-  /** Goes on with a stopped session of that name: its overlays keep what the guest wrote. */
+  /** Goes on with a session of that name that nobody serves: its overlays keep what the guest wrote. */
   readonly resume?: boolean
   readonly exporter: Exporter
   readonly cache: ChunkCache
   /** More numbers for the session's state, by name: what was asked of the store. */
   readonly figures?: () => Readonly<Record<string, number>>
-  /** Flags that win over the point's description. */
+  /** What can be asked of the session while it runs. */
+  readonly commands?: SessionCommands
+  /** Told of what a person should know while it runs. */
+  readonly tell?: (message: string) => void
+  /** Free space below the overlays with less of which the guest is paused. */
+  readonly reserveBytes?: number
+  /** Flags that win over the point's description. A session that resumes keeps its machine where there are none. */
   readonly memoryBytes?: number
   readonly cpus?: number
   readonly accelerator?: Accelerator | 'auto'
@@ -38,31 +61,32 @@ export interface BootRequest extends AbortOptions, SessionPlace {
   readonly firstReadTimeoutMs?: number
 }
 
-export interface BootFigures {
-  readonly bytesRead: number
-  readonly bytesFetched: number
-  readonly cacheHits: number
-}
-
 export interface RunningBoot extends AsyncDisposable {
   readonly session: string
+  /** For commands that act on the session from within this process. */
+  readonly live: LiveSession
+  /** True where its guest ran already. */
+  readonly isTakenOver: boolean
   readonly pid: number
   readonly qmp: string
   readonly serial: string
   readonly agent: string
-  readonly accelerator: Accelerator
-  /** From the call of bootPoint to the guest's first read; absent when it read nothing in time. */
+  readonly accelerator: string
+  /** From the call of bootPoint to the guest's first read; absent when it read nothing in time, or was taken over. */
   readonly secondsToFirstRead?: number
   readonly warnings: readonly string[]
   /** Read by the guest, and fetched from the repository for it, so far. */
-  readonly figures: () => BootFigures
-  /** Resolves when QEMU has ended by itself or by `stop`, before the servers go. */
-  readonly ended: Promise<QemuExit>
+  readonly figures: () => SessionFigures
+  /** Resolves when QEMU has ended by itself or by `stop`, before the servers go; undefined when a command has ended the session. */
+  readonly ended: Promise<QemuExit | undefined>
   /** Ends QEMU, then the servers; the session stays with its overlays and its pin. Dispose does the same. */
-  readonly stop: () => Promise<void>
+  readonly stop: (by?: 'shutdown') => Promise<void>
 }
 
-/** Resolves at the guest's first read. Whatever fails before that is undone, but for what an earlier run of the session wrote. */
+/**
+ * Resolves at the guest's first read, or when the guest is taken over. Whatever fails before that is undone, but for what an
+ * earlier run of the session wrote, and for a guest that lives.
+ */
 export async function bootPoint(request: BootRequest): Promise<RunningBoot> {
   const started = request.clock.monotonicMs()
   const session = await (request.resume ? openSession : createSession)(request, request.session)
@@ -70,65 +94,59 @@ export async function bootPoint(request: BootRequest): Promise<RunningBoot> {
     return await new Boot(request, session, started).run()
   } catch (error) {
     // A guest that has read nothing has written nothing worth keeping.
-    if (!request.resume) await session.remove()
+    if (!request.resume) await undo(request.repository, session)
     await session[Symbol.asyncDispose]()
     throw error
   }
+}
+
+/** Where a pin cannot be removed the session stays, so that it can be discarded, and its pin with it. */
+export async function undo(repository: Repository, session: Session): Promise<void> {
+  const state = session.state()
+  try {
+    for (const pin of state ? pinsOf(state) : []) await repository.dropPin(pin)
+    await session.remove()
+  } catch {}
 }
 
 class Boot {
   readonly #request: BootRequest
   readonly #session: Session
   readonly #started: number
-  readonly #program: string
   readonly #firstRead: FirstRead
-  #bytesRead = 0
 
   constructor(request: BootRequest, session: Session, started: number) {
     this.#request = request
     this.#session = session
     this.#started = started
-    this.#program = request.program ?? 'qemu-system-x86_64'
     this.#firstRead = new FirstRead(request.clock)
   }
 
   async run(): Promise<RunningBoot> {
-    const { clock, signal } = this.#request
+    const before = this.#session.state()
+    if (before) refuseUnresumable(before, 'boot', this.#request.point)
     await using stack = new AsyncDisposableStack()
     const exported = stack.use(await this.#export())
-    const { command, state, accelerator, warnings } = await planBoot(
-      this.#request,
-      this.#session,
-      exported,
-      this.#program,
-    )
-    await this.#session.save(state)
-    signal?.throwIfAborted()
-    const qemu = await startQemu(this.#program, command.arguments, clock)
-    stack.defer(async () => {
-      await qemu.stop()
+    step('serving')
+    const living = before && (await guestOf(this.#session.folder, before))
+    // What a guest has written needs the point, whatever becomes of this server.
+    if (before) exported.point.keepPin()
+    const { guest, warnings } = await (living ? this.#takeOver(living, before) : this.#start(exported, before))
+    stack.defer(() => guest.qmp[Symbol.asyncDispose]())
+    const owned = stack.move()
+    const served = await this.#serve(guest, exported, owned).catch(async error => {
+      // One that was started here and cannot be served is ended; one that was taken over lives on.
+      if (!living) await guest.qemu.stop()
+      await owned.disposeAsync()
+      throw error
     })
-    await this.#letRun(qemu)
-    const secondsToFirstRead = await this.#waitForFirstRead(qemu)
-    const running: SessionState = {
-      ...state,
-      state: 'running',
-      qemu: { ...(state.qemu ?? noQemu), process: { pid: qemu.pid, start: (await startOf(qemu.pid)) ?? 0 } },
-      figures: { ...(secondsToFirstRead !== undefined && { secondsToFirstRead }) },
-    }
-    await this.#session.save(running)
-    // From here on there are writes: the session keeps its pin until it is discarded.
-    exported.point.keepPin()
-    return this.#handle(stack.move(), { exported, qemu, running, accelerator, warnings, secondsToFirstRead })
+    return this.#running(guest, served, { warnings, isTakenOver: living !== undefined })
   }
 
-  #export(): Promise<RunningExport> {
+  async #export(): Promise<RunningExport> {
     const { repository, point, exporter, cache, signal } = this.#request
-    const before = this.#session.state()
-    if (before && before.point.id !== point.id)
-      throw new LifeboatError('usage', `session ${this.#session.name} is one of point ${before.point.id}`, {
-        hint: 'Name that point, or another session.',
-      })
+    const newPinId = hex(this.#request.random(8))
+    await beginState(this.#session, this.#request, { kind: 'boot', newPinId })
     return exportPoint({
       repository,
       point,
@@ -137,132 +155,131 @@ class Boot {
       signal,
       listen: { socket: this.#session.socketPath('nbd') },
       pin: 'session',
-      pinId: before?.point.pin,
-      onRead: (_disk, bytes) => {
-        this.#bytesRead += bytes
-        this.#firstRead.note()
-      },
+      pinId: this.#session.state()?.point.pin,
+      newPinId,
+      onRead: (_disk, bytes) => this.#firstRead.note(bytes),
     })
   }
 
-  /** QEMU stands before the first instruction; what it read of the disks by itself does not count. */
-  async #letRun(qemu: QemuProcess): Promise<void> {
-    const { clock, signal } = this.#request
-    const socket = this.#session.socketPath('control')
-    const gone = new AbortController()
-    const exit = qemu.ended.then(found => gone.abort(qemuFailed(this.#program, found)))
-    const within = signal ? AbortSignal.any([signal, gone.signal]) : gone.signal
-    try {
-      for (let waited = 0; ; waited += QMP_POLL_MS) {
-        const qmp = await connectQmp({ socket, clock, signal: within }).catch(async error => {
-          if (within.aborted) throw within.reason
-          if (!isLifeboatError(error, 'qmp-unreachable') || waited > limits.qemuStopMs) throw error
-          await clock.sleep(QMP_POLL_MS, { signal: within })
-          return undefined
-        })
-        if (!qmp) continue
-        await using _qmp = qmp
-        this.#bytesRead = 0
-        this.#firstRead.arm()
-        await qmp.execute('cont', undefined, { signal: within })
-        return
-      }
-    } catch (error) {
-      // QEMU that ends closes its socket first: wait for what it said.
-      if (isLifeboatError(error, 'guest-gone')) await exit
-      throw gone.signal.aborted ? gone.signal.reason : error
+  async #start(exported: RunningExport, before: SessionState | undefined) {
+    const { signal } = this.#request
+    for (const { overlay } of before?.disks ?? []) if (overlay) await checkOverlay(overlay.path, { signal })
+    const plan =
+      before && !isNewMachine(this.#request)
+        ? await recordedPlan(this.#session, before)
+        : await planBoot(this.#request, this.#session, exported)
+    await this.#session.update(state => ({ ...state, ...plan.changes, ...pinOf(state, exported), state: 'starting' }))
+    step('command line written down')
+    const guest = await startGuest(this.#guestRequest(plan.changes.qemu))
+    exported.point.keepPin()
+    return { guest, warnings: [...this.#pinWarnings(exported), ...plan.warnings] }
+  }
+
+  async #takeOver(living: { pid: number; start: number }, state: SessionState) {
+    const { qemu } = state
+    if (!qemu) throw new LifeboatError('session-damaged', `session ${state.name} has a QEMU and no words about it`)
+    const guest = await takeOverGuest(living, this.#guestRequest(qemu))
+    await this.#written(guest.qemu)
+    const ignored = isNewMachine(this.#request)
+      ? ['the guest runs already: flags about the machine change nothing']
+      : []
+    return { guest, warnings: ignored }
+  }
+
+  #guestRequest({ program, arguments: words }: NonNullable<SessionState['qemu']>) {
+    const { clock, signal, firstReadTimeoutMs } = this.#request
+    return {
+      program,
+      arguments: words,
+      socket: this.#session.socketPath('control'),
+      log: path.join(this.#session.folder, QEMU_LOG),
+      clock,
+      signal,
+      firstRead: this.#firstRead,
+      firstReadTimeoutMs,
+      onStarted: (process: { readonly pid: number; readonly start: number }) => this.#written(process),
     }
   }
 
-  async #waitForFirstRead(qemu: QemuProcess): Promise<number | undefined> {
-    const { clock, signal, firstReadTimeoutMs = limits.firstReadMs } = this.#request
-    const done = new AbortController()
-    const within = signal ? AbortSignal.any([signal, done.signal]) : done.signal
-    try {
-      const at = await Promise.race([
-        this.#firstRead.seen,
-        clock.sleep(firstReadTimeoutMs, { signal: within }).then(() => undefined),
-        qemu.ended.then(exit => Promise.reject(qemuFailed(this.#program, exit))),
-      ])
-      return at === undefined ? undefined : (at - this.#started) / 1000
-    } finally {
-      done.abort()
-    }
+  #written({ pid, start }: { readonly pid: number; readonly start: number }): Promise<SessionState> {
+    return this.#session.update(state => ({
+      ...state,
+      ...(state.qemu && { qemu: { ...state.qemu, process: { pid, start } } }),
+    }))
   }
 
-  /** Keeps the figures in the state file fresh for `session show`, while they change. A full disk costs figures, not the guest. */
-  async #publish(current: () => SessionState, signal: AbortSignal): Promise<void> {
-    let last = ''
-    while (!signal.aborted) {
-      await this.#request.clock.sleep(limits.sessionFiguresMs, { signal }).catch(() => {})
-      const state = current()
-      const figures = JSON.stringify(state.figures)
-      if (signal.aborted || figures === last) continue
-      await this.#session.save(state).catch(() => {})
-      last = figures
-    }
-  }
-
-  #handle(
-    stack: AsyncDisposableStack,
-    parts: {
-      exported: RunningExport
-      qemu: QemuProcess
-      running: SessionState
-      accelerator: Accelerator
-      warnings: readonly string[]
-      secondsToFirstRead: number | undefined
-    },
-  ): RunningBoot {
-    const { exported, qemu, running, accelerator, warnings, secondsToFirstRead } = parts
+  async #serve(guest: Guest, exported: RunningExport, stack: AsyncDisposableStack): Promise<SessionHost> {
+    const { repository, clock, random, tell = () => {}, reserveBytes, commands = sessionCommands } = this.#request
     const session = this.#session
-    const figures = (): BootFigures => {
-      const stats = exported.disks.map(disk => disk.stats())
-      const sum = (pick: (one: (typeof stats)[number]) => number) => stats.reduce((total, one) => total + pick(one), 0)
-      return {
-        bytesRead: this.#bytesRead,
-        bytesFetched: sum(one => one.bytesFetched),
-        cacheHits: sum(one => one.cacheHits),
-      }
-    }
-    const allFigures = () => ({ ...running.figures, ...this.#request.figures?.(), ...figures() })
-    const ending = new AbortController()
-    const published = this.#publish(
-      () => ({ ...running, figures: allFigures() }),
-      ending.signal,
-    )
-    let stopping: Promise<void> | undefined
-    const stop = async () => {
-      try {
-        ending.abort()
-        await published
-        await stack.disposeAsync()
-        await session.save({ ...running, state: 'stopped', figures: allFigures() })
-      } finally {
-        await session[Symbol.asyncDispose]()
-      }
-    }
-    const stopOnce = () => {
-      stopping ??= stop()
-      return stopping
-    }
+    const reserve = reserveBytes ?? session.state()?.reserve ?? limits.sessionReserveBytes
+    const { firstReadAt } = guest
+    await session.update(({ stoppedBy: _, ...state }) => ({
+      ...state,
+      ...pinOf(state, exported),
+      state: 'running',
+      reserve,
+      figures: { ...(firstReadAt !== undefined && { secondsToFirstRead: this.#secondsTo(firstReadAt) }) },
+    }))
+    const watching = new AbortController()
+    const watched = watchGuest({
+      qmp: guest.qmp,
+      folder: session.folder,
+      log: path.join(session.folder, QEMU_LOG),
+      reserve,
+      state: session.state,
+      update: session.update,
+      tell,
+      clock,
+      signal: watching.signal,
+    })
+    stack.defer(async () => {
+      watching.abort()
+      await watched
+    })
+    const live = new OwnedSession({
+      session,
+      repository,
+      opened: exported,
+      clock,
+      random,
+      isServing: true,
+      qemu: guest.qemu,
+      qmp: guest.qmp,
+      figures: () => ({ ...this.#request.figures?.(), bytesRead: this.#firstRead.bytes }),
+      close: () => stack.disposeAsync(),
+    })
+    await live.dropOtherPins()
+    return hostSession({ live, socket: session.socketPath(CONTROL_SOCKET), commands, clock })
+  }
+
+  #secondsTo(firstReadAt: number): number {
+    return (firstReadAt - this.#started) / 1000
+  }
+
+  #pinWarnings({ point }: RunningExport): string[] {
+    return point.pinned ? [] : ['the point could not be pinned: it is safe from gc for its grace only']
+  }
+
+  #running(
+    { qemu, firstReadAt }: Guest,
+    { live, ended, stop }: SessionHost,
+    more: { readonly warnings: readonly string[]; readonly isTakenOver: boolean },
+  ): RunningBoot {
+    const session = this.#session
     return {
       session: session.name,
+      live,
+      ...more,
       pid: qemu.pid,
       qmp: session.socketPath('qmp'),
       serial: session.socketPath('serial'),
       agent: session.socketPath('agent'),
-      accelerator,
-      ...(secondsToFirstRead !== undefined && { secondsToFirstRead }),
-      warnings,
-      figures,
-      ended: qemu.ended,
-      stop: stopOnce,
-      [Symbol.asyncDispose]: stopOnce,
+      accelerator: session.state()?.qemu?.accelerator ?? '',
+      ...(firstReadAt !== undefined && { secondsToFirstRead: this.#secondsTo(firstReadAt) }),
+      figures: () => live.figures(),
+      ended,
+      stop,
+      [Symbol.asyncDispose]: () => stop(),
     }
   }
 }
-
-/** QEMU makes its sockets some tens of milliseconds after it was started. */
-const QMP_POLL_MS = 20
-const noQemu = { program: '', arguments: [], accelerator: '' }

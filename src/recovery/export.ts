@@ -1,13 +1,15 @@
-/** Serves a point's disks: pinned, cached, and given to an exporter; taken down in order. */
+/** Serves a point's disks: pinned, cached, under overlays where clients may write, given to an exporter; taken down in order. */
 
 import { type CachedImageStats, cachedImage } from '../cache/cached-image.ts'
 import type { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
+import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { PointSummary, RecoveryPoint, Repository } from '../repository/repository.ts'
 import { diskContexts, type OlderPoints } from './disk-contexts.ts'
-import type { Exporter, ListenAddress } from './exporter.ts'
-import { observedReads } from './observed-reads.ts'
+import type { ExportedDevice, Exporter, ListenAddress } from './exporter.ts'
+import type { Overlays } from './overlays.ts'
+import { ReplaceableImage } from './replaceable-image.ts'
 
 export interface ExportRequest extends AbortOptions {
   readonly repository: Repository
@@ -18,44 +20,107 @@ export interface ExportRequest extends AbortOptions {
   readonly exporter: Exporter
   /** Shared by all exports of the process. */
   readonly cache: ChunkCache
-  /** 'session' pins never expire. `pinId` is that of a session that resumes. */
+  /** 'session' pins never expire. `pinId` is that of a session that resumes, `newPinId` the id of one that is put. */
   readonly pin?: 'export' | 'session'
   readonly pinId?: string
+  readonly newPinId?: string
   /** Points that clients may ask differences to. */
   readonly older?: OlderPoints
-  /** Told of each read after its bytes were there. */
+  /** Told of each read of the point after its bytes were there. */
   readonly onRead?: (disk: string, bytes: number) => void
+  /** Opens what takes the writes of clients; without it all is read-only. */
+  readonly overlays?: (disks: readonly ExportedDisk[]) => Promise<Overlays>
 }
 
-/** Dispose stops in order: the server finishes what is in flight, then the images go, then the pin. */
+export interface ExportedDisk {
+  readonly name: string
+  readonly size: number
+  /** The point's disk, below the overlay. */
+  readonly base: ReplaceableImage
+  readonly stats: () => CachedImageStats
+}
+
+/** Dispose stops in order: the server finishes what is in flight, then overlays and images go, then the pin. */
 export interface RunningExport extends AsyncDisposable {
   readonly uris: readonly string[]
   readonly point: RecoveryPoint
-  readonly disks: readonly { readonly name: string; readonly size: number; readonly stats: () => CachedImageStats }[]
+  readonly disks: readonly ExportedDisk[]
+  readonly overlays: Overlays | undefined
+  /** Throws 'usage' or 'no-such-disk' where the disks of `next` are others. */
+  checkPoint(next: RecoveryPoint): void
+  /** From now on the disks are those of `next`, which belongs to this export; the old point is closed, and its pin stays where it was kept. */
+  replacePoint(next: RecoveryPoint): Promise<void>
 }
 
 /** Throws 'no-such-disk' and what opening a point throws. */
 export async function exportPoint(request: ExportRequest): Promise<RunningExport> {
-  const { repository, exporter, cache, listen, pin = 'export', pinId, older, signal, onRead } = request
+  const { exporter, listen, older, signal } = request
   await using stack = new AsyncDisposableStack()
-  const point = stack.use(await repository.openPoint(request.point, { pin, pinId, signal }))
-  const names = request.disks ?? point.manifest.disks.map(disk => disk.name)
-  if (names.length === 0)
-    throw new LifeboatError('no-such-disk', `point ${point.id} has no disks`, { details: { object: point.key } })
-  const disks = names.map(name => ({ name, image: stack.use(cachedImage(point.disk(name), { cache })) }))
-  const exports = disks.map(({ name, image }) => ({
-    name,
-    description: `${point.manifest.vm} at ${point.manifest.takenAt.toISOString()}`,
-    device: onRead ? observedReads(image, bytes => onRead(name, bytes)) : image,
-    readOnly: true,
-    contexts: diskContexts({ disk: name, point: () => point.id, older }, { signal }),
-  }))
+  const opened = stack.use(await openDisks(request))
+  const { disks, overlays } = opened
+  const { manifest } = opened.point
+  const exports = disks.map(({ name, base }): ExportedDevice => {
+    const description = `${manifest.vm} at ${manifest.takenAt.toISOString()}`
+    const overlay = overlays?.disk(name)
+    const written = overlay && ((range: Range) => overlay.written(range))
+    const contexts = diskContexts({ disk: name, point: () => opened.point.id, older, written }, { signal })
+    return { name, description, device: overlay ?? base, readOnly: overlay === undefined, contexts }
+  })
   const server = stack.use(await exporter({ exports, listen, signal }))
   const owned = stack.move()
   return {
     uris: server.uris,
-    point,
-    disks: disks.map(({ name, image }) => ({ name, size: image.size, stats: () => image.stats() })),
+    get point() {
+      return opened.point
+    },
+    disks,
+    overlays,
+    checkPoint: next => opened.checkPoint(next),
+    replacePoint: next => opened.replacePoint(next),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  }
+}
+
+export type OpenDisksRequest = Omit<ExportRequest, 'exporter' | 'listen'>
+export type OpenedDisks = Omit<RunningExport, 'uris'>
+
+/** The same without a server: what a stopped session reads. */
+export async function openDisks(request: OpenDisksRequest): Promise<OpenedDisks> {
+  const { repository, cache, pin = 'export', pinId, newPinId, signal, onRead } = request
+  await using stack = new AsyncDisposableStack()
+  let point = await repository.openPoint(request.point, { pin, pinId, newPinId, signal })
+  stack.defer(() => point[Symbol.asyncDispose]())
+  const names = request.disks ?? point.manifest.disks.map(disk => disk.name)
+  if (names.length === 0)
+    throw new LifeboatError('no-such-disk', `point ${point.id} has no disks`, { details: { object: point.key } })
+  const disks = names.map((name): ExportedDisk => {
+    const image = cachedImage(point.disk(name), { cache })
+    const base = stack.use(new ReplaceableImage(image, bytes => onRead?.(name, bytes)))
+    return { name, size: base.size, base, stats: () => base.stats() }
+  })
+  const overlays = await request.overlays?.(disks)
+  if (overlays) stack.use(overlays)
+  const owned = stack.move()
+  return {
+    get point() {
+      return point
+    },
+    disks,
+    overlays,
+    checkPoint(next) {
+      for (const { name, size } of disks)
+        if (next.disk(name).size !== size)
+          throw new LifeboatError('usage', `disk ${name} of point ${next.id} has another size`, {
+            hint: 'A session goes on with points of the same disks only.',
+          })
+    },
+    async replacePoint(next) {
+      const images = disks.map(({ name }) => cachedImage(next.disk(name), { cache }))
+      const old = point
+      point = next
+      await Promise.all(disks.map(({ base }, i) => base.replace(images[i]!)))
+      await old[Symbol.asyncDispose]()
+    },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   }
 }

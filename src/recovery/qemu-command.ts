@@ -3,6 +3,7 @@ import { MiB } from '../core/limits.ts'
 import type { VmDescription } from '../hypervisor/hypervisor.ts'
 import type { Accelerator } from './accelerator.ts'
 import { type BootDisk, diskArguments } from './qemu-disks.ts'
+import { CONTROL_MONITOR } from './qemu-process.ts'
 import { blockdev, commaSafe } from './qemu-words.ts'
 
 export type Network =
@@ -52,7 +53,7 @@ export function qemuCommand(input: QemuCommandInput): QemuCommand {
     ...['-m', `${memory}`, '-smp', `${input.cpus ?? description.cpus ?? 1}`],
     // Stopped until we watch for the first read, which must be the guest's and not QEMU's own look at the boot sector.
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S'],
-    ...socket('control', sockets.control, '-mon', 'chardev=control,mode=control'),
+    ...socket('control', sockets.control, '-mon', CONTROL_MONITOR),
     ...socket('qmp', sockets.qmp, '-mon', 'chardev=qmp,mode=control'),
     ...socket('serial', sockets.serial, '-serial', 'chardev:serial'),
     ...firmwareWords(input),

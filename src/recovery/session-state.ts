@@ -19,13 +19,27 @@ export interface SessionProcess {
   readonly start: number
 }
 
+export interface SessionServe {
+  readonly listen: { readonly socket: string } | { readonly host: string; readonly port: number }
+  readonly writable: boolean
+}
+
 export interface SessionState {
   readonly name: string
   readonly kind: 'boot' | 'export'
-  /** 'starting' until the guest or a client can read; 'stopped' when it ended in order. A live state with a dead owner means a crash. */
-  readonly state: 'starting' | 'running' | 'stopped'
+  /**
+   * 'starting' until the guest or a client can read; 'stopped' when it ended in order. A live state with a dead owner means a
+   * crash. 'discarding': its end was begun and must be finished. 'migrated': its VM runs elsewhere and needs it no more.
+   */
+  readonly state: 'starting' | 'running' | 'stopped' | 'discarding' | 'migrated'
+  /** Stopped because the host went down: `resume --all` brings it back. */
+  readonly stoppedBy?: 'shutdown'
+  /** The owner has stopped the guest, and lets it go on when there is room again. Written before it is stopped. */
+  readonly pausedFor?: 'space'
   readonly repository: { readonly url: string; readonly id: string }
   readonly point: { readonly id: string; readonly key: string; readonly vm: string; readonly pin?: string }
+  /** Pins that may be in the store besides `point.pin`, written down before they were put. */
+  readonly otherPins?: readonly string[]
   readonly created: string
   readonly updated: string
   /** Of the host, when the state was written: what was not synced before another boot may be lost. */
@@ -41,6 +55,10 @@ export interface SessionState {
     readonly accelerator: string
     readonly process?: SessionProcess
   }
+  /** Of a session of kind 'export': where it listens, and whether clients write. Sockets of kind 'boot' are in `sockets`. */
+  readonly serve?: SessionServe
+  /** Bytes that must stay free below the overlays; with less the guest is paused. */
+  readonly reserve?: number
   /** Figures of the last run, by name. */
   readonly figures: Readonly<Record<string, number>>
 }
@@ -144,7 +162,9 @@ function stateFrom(value: Fields): SessionState {
   return {
     name: text(value, 'name'),
     kind: oneOf(value, 'kind', ['boot', 'export']),
-    state: oneOf(value, 'state', ['starting', 'running', 'stopped']),
+    state: oneOf(value, 'state', ['starting', 'running', 'stopped', 'discarding', 'migrated']),
+    ...(value.stoppedBy !== undefined && { stoppedBy: oneOf<'shutdown'>(value, 'stoppedBy', ['shutdown']) }),
+    ...(value.pausedFor !== undefined && { pausedFor: oneOf<'space'>(value, 'pausedFor', ['space']) }),
     repository: { url: text(repository, 'url'), id: text(repository, 'id') },
     point: {
       id: text(point, 'id'),
@@ -152,6 +172,7 @@ function stateFrom(value: Fields): SessionState {
       vm: text(point, 'vm'),
       ...(point.pin !== undefined && { pin: text(point, 'pin') }),
     },
+    ...(value.otherPins !== undefined && { otherPins: list(value, 'otherPins').map(String) }),
     created: text(value, 'created'),
     updated: text(value, 'updated'),
     bootId: text(value, 'bootId'),
@@ -159,7 +180,20 @@ function stateFrom(value: Fields): SessionState {
     sockets: record(fields(value, 'sockets'), text),
     ...(value.runDir !== undefined && { runDir: text(value, 'runDir') }),
     ...(value.qemu !== undefined && { qemu: qemuFrom(fields(value, 'qemu')) }),
+    ...(value.serve !== undefined && { serve: serveFrom(fields(value, 'serve')) }),
+    ...(value.reserve !== undefined && { reserve: number(value, 'reserve') }),
     figures: record(fields(value, 'figures'), finite),
+  }
+}
+
+function serveFrom(value: Fields): SessionServe {
+  const listen = fields(value, 'listen')
+  return {
+    listen:
+      listen.socket === undefined
+        ? { host: text(listen, 'host'), port: number(listen, 'port') }
+        : { socket: text(listen, 'socket') },
+    writable: value.writable === true,
   }
 }
 

@@ -137,7 +137,7 @@ test('sessions are listed with what is wrong with them, and discarding removes p
     [
       ['broken', 'damaged'],
       ['live', 'running'],
-      ['new', 'damaged'],
+      ['new', 'unfinished'],
       ['stopped', 'stopped'],
     ],
   )

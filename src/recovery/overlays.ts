@@ -1,0 +1,24 @@
+/** The writable layers of a session whose clients write through our server: what recovery needs of them, whoever makes them. */
+import type { BlockDevice, BlockReader } from '../block/block-device.ts'
+import type { Range } from '../core/range.ts'
+import type { AbortOptions } from '../core/scope.ts'
+
+export interface OverlayDisk extends BlockDevice {
+  /** What was written since the overlay was made, within `range`, in order. */
+  written(range: Range): Iterable<Range>
+}
+
+/** All disks of one session, in one folder, owned by one process. Dispose makes everything durable and lets go of it. */
+export interface Overlays extends AsyncDisposable {
+  disk(name: string): OverlayDisk
+}
+
+export interface OpenOverlaysRequest extends AbortOptions {
+  /** Made where it is not there; opened, and brought to what a crash left durable, where it is. */
+  readonly folder: string
+  readonly disks: readonly { readonly name: string; readonly base: BlockReader }[]
+  /** A write is answered when it would survive a loss of power: for clients on other hosts, which do not know of ours. */
+  readonly durableReplies: boolean
+}
+
+export type OpenOverlays = (request: OpenOverlaysRequest) => Promise<Overlays>

@@ -1,0 +1,75 @@
+/** The first state of a session, and whether a session that is there may go on. */
+import { LifeboatError } from '../core/errors.ts'
+import type { PointSummary, Repository } from '../repository/repository.ts'
+import { hostBootId } from './accelerator.ts'
+import type { RunningExport } from './export.ts'
+import type { Session, SessionPlace } from './session.ts'
+import type { SessionState } from './session-state.ts'
+
+/**
+ * Writes the session down before there is anything in the repository for it. `newPinId` is that of the pin that is put next,
+ * or that of one that is put if the old one is gone.
+ */
+export async function beginState(
+  session: Session,
+  { repository, point, clock }: SessionPlace & { readonly repository: Repository; readonly point: PointSummary },
+  { kind, newPinId }: { readonly kind: SessionState['kind']; readonly newPinId: string },
+): Promise<void> {
+  const bootId = await hostBootId()
+  if (session.state()) {
+    await session.update(({ otherPins = [], ...state }) => ({ ...state, bootId, otherPins: [...otherPins, newPinId] }))
+    return
+  }
+  const now = clock.now().toISOString()
+  await session.save({
+    name: session.name,
+    kind,
+    state: 'starting',
+    repository: { url: repository.store.url, id: repository.id },
+    point: { id: point.id, key: point.key, vm: point.vm, pin: newPinId },
+    created: now,
+    updated: now,
+    bootId,
+    disks: [],
+    sockets: {},
+    ...(session.runDir !== undefined && { runDir: session.runDir }),
+    figures: {},
+  })
+}
+
+/** The pin that was found or put, for the state. The others that were written down are dropped once it stands there. */
+export function pinOf(
+  { point: { pin, ...point }, otherPins = [] }: SessionState,
+  { point: { pinId } }: Pick<RunningExport, 'point'>,
+): Pick<SessionState, 'point' | 'otherPins'> {
+  const others = [...new Set([...otherPins, ...(pin === undefined ? [] : [pin])])].filter(id => id !== pinId)
+  return { point: { ...point, ...(pinId !== undefined && { pin: pinId }) }, otherPins: others }
+}
+
+/** Throws 'usage' or 'session-damaged' with what to do. */
+export function refuseUnresumable(state: SessionState, kind: SessionState['kind'], point: PointSummary): void {
+  const { name } = state
+  const discard = `lifeboat session discard ${name}`
+  if (state.state === 'discarding')
+    throw new LifeboatError('usage', `session ${name} is being discarded`, { hint: `Finish that: ${discard}` })
+  if (state.state === 'migrated')
+    throw new LifeboatError('usage', `the VM of session ${name} was migrated, and runs without it`, {
+      hint: `Remove what is left of the session: ${discard}`,
+    })
+  if (state.kind !== kind)
+    throw new LifeboatError('usage', `session ${name} was begun with ${state.kind}`, {
+      hint: `Go on with it so: lifeboat session resume ${name}`,
+    })
+  if (state.point.id !== point.id)
+    throw new LifeboatError('usage', `session ${name} is one of point ${state.point.id}`, {
+      hint: 'Name that point, or another session.',
+    })
+  if (state.serve === undefined && (state.qemu?.arguments.length ?? 0) === 0)
+    throw new LifeboatError(
+      'usage',
+      `the start of session ${name} was interrupted before there was anything to resume`,
+      {
+        hint: `Nothing was written to it. Remove it, and start anew: ${discard}`,
+      },
+    )
+}
