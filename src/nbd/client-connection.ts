@@ -343,7 +343,7 @@ export class ClientConnection {
   }
 
   #interpret({ assembly, abandoned }: Pending, { type, flags }: ReplyHeader, payload: Uint8Array): void {
-    if ((type & C.NBD_REPLY_TYPE_ERROR_BIT) !== 0) assembly.errorChunk(payload)
+    if ((type & C.NBD_REPLY_TYPE_ERROR_BIT) !== 0) assembly.errorChunk(payload, type)
     else if (type === C.NBD_REPLY_TYPE_OFFSET_HOLE) {
       const { start, length } = assembly.hole(payload)
       if (!abandoned) assembly.target?.fill(0, start, start + length)

@@ -11,6 +11,9 @@ import type { MetaContext } from './handshake.ts'
 import { escapeText } from './log-line.ts'
 import { type RequestHeader, readU16, readU32, readU64 } from './wire.ts'
 
+/** More than the protocol lets a server send in one list. */
+const EXTENTS_MAX = 2 ** 20
+
 /** Intervals of a READ that one hostile reply may leave scattered. Honest ones come in order and stay one interval. */
 const SCATTERED_MAX = 4096
 
@@ -62,11 +65,13 @@ export class ReplyAssembly {
   }
 
   /** ERROR and ERROR_OFFSET, and kinds of errors that are not known, which begin the same way. */
-  errorChunk(payload: Uint8Array): void {
-    if (payload.length < 6) throw protocolError('a malformed error')
+  errorChunk(payload: Uint8Array, type: number): void {
+    const fixed = type === C.NBD_REPLY_TYPE_ERROR_OFFSET ? 14 : 6
+    if (payload.length < fixed) throw protocolError('a malformed error')
     const errno = readU32(payload, 0)
     const length = readU16(payload, 4)
-    if (errno === 0 || length > payload.length - 6) throw protocolError('a malformed error')
+    if (errno === 0 || length > payload.length - fixed || length > C.NBD_MAX_STRING)
+      throw protocolError('a malformed error')
     this.fail(errno, Buffer.from(payload.subarray(6, 6 + length)).toString('utf8'))
   }
 
@@ -78,7 +83,7 @@ export class ReplyAssembly {
     if (this.request.type !== C.NBD_CMD_BLOCK_STATUS) throw protocolError('block status for another request')
     const [head, unit] = extended ? [8, 16] : [4, 8]
     const count = (payload.length - head) / unit
-    if (!Number.isInteger(count) || count < 1) throw protocolError('a malformed block status')
+    if (!Number.isInteger(count) || count < 1 || count > EXTENTS_MAX) throw protocolError('a malformed block status')
     if (extended && readU32(payload, 4) !== count) throw protocolError('a block status that miscounts')
     const id = readU32(payload, 0)
     if (!this.#contexts.some(context => context.id === id)) throw protocolError('block status of an unknown context')
@@ -89,8 +94,10 @@ export class ReplyAssembly {
     for (let at = head; at < payload.length; at += unit) {
       const length = extended ? readU64(payload, at) : readU32(payload, at)
       if (length === 0 || offset >= end) throw protocolError('absurd lengths in a block status')
+      // No context that we ask for has more than 32 bits, and a number would not hold them: the lowest would be the first to go.
+      if (extended && readU32(payload, at + 8) !== 0) throw protocolError('a block status of more than 32 bits')
       // Only the last may reach past what was asked for; that part was not asked for.
-      const flags = extended ? readU64(payload, at + 8) : readU32(payload, at + 4)
+      const flags = readU32(payload, at + (extended ? 12 : 4))
       extents.push({ offset, length: Math.min(length, end - offset), flags })
       offset += length
     }

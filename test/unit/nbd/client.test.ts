@@ -1,7 +1,6 @@
 /** Our client against servers that break the protocol, each in its own way: nothing of such a reply is believed. */
 import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -10,16 +9,16 @@ import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { connectNbd, type NbdClient } from '../../../src/nbd/client.ts'
 import * as C from '../../../src/nbd/constants.ts'
-import { greeting } from '../../../src/nbd/handshake.ts'
 import * as O from '../../../src/nbd/option-codec.ts'
 import { serveNbd } from '../../../src/nbd/server.ts'
+import type { RequestHeader } from '../../../src/nbd/wire.ts'
 import {
-  emptyRequest,
-  parseRequest,
-  putChunkHeader,
-  putSimpleReply,
-  type RequestHeader,
-} from '../../../src/nbd/wire.ts'
+  type Answer,
+  brokenNbdServer,
+  type Handshake,
+  honestHandshake,
+  Replies,
+} from '../../doubles/broken-nbd-server.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 
 const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-broken-'))
@@ -28,90 +27,23 @@ let sockets = 0
 
 const SIZE = 2 ** 20
 
-type Handshake = (option: number) => Uint8Array[]
-type Answer = (request: RequestHeader, later: (bytes: Uint8Array) => void) => Uint8Array[]
-
 const ack = (option: number) => O.encodeOptionReply(option, C.NBD_REP_ACK)
 const info = (size: number) =>
   O.encodeOptionReply(C.NBD_OPT_GO, C.NBD_REP_INFO, O.encodeInfoExport(size, C.NBD_FLAG_HAS_FLAGS))
-const honest: Handshake = option =>
-  option === C.NBD_OPT_SET_META_CONTEXT
-    ? [O.encodeOptionReply(option, C.NBD_REP_META_CONTEXT, O.encodeContext(1, C.BASE_ALLOCATION)), ack(option)]
-    : option === C.NBD_OPT_GO
-      ? [info(SIZE), ack(option)]
-      : [ack(option)]
+const honest = honestHandshake(SIZE)
 
 /** A server whose answers are up to the test. */
-async function broken(answer: Answer, handshake: Handshake = honest) {
-  const path = join(folder, `${++sockets}.sock`)
-  const open = new Set<Socket>()
-  const server = createServer(socket => {
-    open.add(socket)
-    let input = Buffer.alloc(0)
-    let flags = false
-    let transmission = false
-    socket.on('error', () => {})
-    socket.write(greeting())
-    socket.on('data', data => {
-      input = Buffer.concat([input, data])
-      if (!flags && input.length >= 4) {
-        flags = true
-        input = input.subarray(4)
-      }
-      while (flags && !transmission && input.length >= 16) {
-        const header = O.parseOptionHeader(input)
-        if (header === undefined || input.length < 16 + header.length) return
-        input = input.subarray(16 + header.length)
-        transmission = header.option === C.NBD_OPT_GO
-        for (const bytes of handshake(header.option)) socket.write(bytes)
-      }
-      while (transmission && input.length >= 28) {
-        const request = emptyRequest()
-        parseRequest('structured', input, 0, request)
-        input = input.subarray(28)
-        if (request.type !== C.NBD_CMD_DISC)
-          for (const bytes of answer(request, later => socket.write(later))) socket.write(bytes)
-      }
-    })
-  })
-  await new Promise<void>(resolve => server.listen(path, resolve))
-  return {
-    path,
-    async [Symbol.asyncDispose]() {
-      for (const socket of open) socket.destroy()
-      await new Promise(resolve => server.close(resolve))
-    },
-  }
-}
+const broken = (answer: Answer, handshake: Handshake = honest) =>
+  brokenNbdServer(join(folder, `${++sockets}.sock`), answer, handshake)
 
 const connect = (socket: string): Promise<NbdClient> =>
   connectNbd({ socket, exportName: '', clock: systemClock, requestMs: 5000, handshakeMs: 5000 })
 
-function chunk(request: RequestHeader, flags: number, type: number, payload: Uint8Array): Buffer {
-  const bytes = Buffer.alloc(20 + payload.length)
-  putChunkHeader('structured', bytes, 0, flags, type, request, payload.length)
-  bytes.set(payload, 20)
-  return bytes
-}
-
-const data = (request: RequestHeader, offset: number, length: number, flags = C.NBD_REPLY_FLAG_DONE): Buffer => {
-  const payload = Buffer.alloc(8 + length, 7)
-  payload.writeBigUInt64BE(BigInt(offset))
-  return chunk(request, flags, C.NBD_REPLY_TYPE_OFFSET_DATA, payload)
-}
-
-const hole = (request: RequestHeader, offset: number, length: number, flags = C.NBD_REPLY_FLAG_DONE): Buffer => {
-  const payload = Buffer.alloc(12)
-  payload.writeBigUInt64BE(BigInt(offset))
-  payload.writeUInt32BE(length, 8)
-  return chunk(request, flags, C.NBD_REPLY_TYPE_OFFSET_HOLE, payload)
-}
-
-const simple = (request: RequestHeader, error = 0): Buffer => {
-  const bytes = Buffer.alloc(16)
-  putSimpleReply(bytes, 0, error, request)
-  return bytes
-}
+const replies = new Replies('structured')
+const chunk = replies.chunk.bind(replies)
+const data = replies.data.bind(replies)
+const hole = replies.hole.bind(replies)
+const simple = replies.simple.bind(replies)
 
 const words = (...values: number[]): Buffer => {
   const bytes = Buffer.alloc(4 * values.length)
@@ -183,7 +115,9 @@ test('reads: an error chunk anywhere fails that call alone, whatever data came w
   }
   for (const [name, answer] of Object.entries(cases)) {
     let count = 0
-    await using server = await broken((r, later) => (count++ === 0 ? answer(r, later) : [data(r, r.offset, r.length)]))
+    await using server = await broken((r, later) =>
+      count++ === 0 ? answer(r, later, replies) : [data(r, r.offset, r.length)],
+    )
     await using client = await connect(server.path)
     const failure = (error: unknown) => isLifeboatError(error, 'nbd-io') && error.details.errno === C.NBD_EIO
     await assert.rejects(client.readInto(Buffer.alloc(LENGTH), AT), failure, name)
