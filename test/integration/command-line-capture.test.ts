@@ -1,7 +1,8 @@
 /** Backups by the command line from real parts into a real repository: what is read, what is stored, and that it comes back. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { copyFile, open, readFile } from 'node:fs/promises'
+import { copyFile, open, readdir, readFile, stat } from 'node:fs/promises'
+import path from 'node:path'
 import { test } from 'node:test'
 import { run } from '../../src/cli/main.ts'
 import { type Clock, systemClock } from '../../src/core/clock.ts'
@@ -57,6 +58,15 @@ async function restored(t: CommandLine, disk: string): Promise<Buffer> {
 async function scribble(file: string, offset: number, bytes: Uint8Array): Promise<void> {
   await using handle = await open(file, 'r+')
   await handle.write(bytes, 0, bytes.length, offset)
+}
+
+async function bytesBelow(folder: string): Promise<number> {
+  let bytes = 0
+  for (const name of await readdir(folder, { recursive: true })) {
+    const status = await stat(path.join(folder, name))
+    if (status.isFile()) bytes += status.size
+  }
+  return bytes
 }
 
 async function sparseFile(file: string, size: number): Promise<void> {
@@ -179,6 +189,34 @@ test("another VM's contents are found through index/ objects and not stored agai
   const again = (disks[0]?.bytesNew ?? 0) - MiB
   assert.ok(again >= 0 && again < 0.02 * 8 * MiB, `${again} bytes were stored again`)
   assert.ok((await restored(t, 'clone@latest/vda')).equals(await readFile(t.at('clone.raw'))))
+})
+
+test('what two hosts stored at the same time is stored once more by nobody: a third host adds next to nothing', async () => {
+  await using one = await newRepository('--chunk-size 4KiB')
+  const { LIFEBOAT_REPO, LIFEBOAT_KEY_FILE } = one.environment
+  await using two = commandLine({ LIFEBOAT_REPO, LIFEBOAT_KEY_FILE })
+  await using three = commandLine({ LIFEBOAT_REPO, LIFEBOAT_KEY_FILE })
+  const halves = [patternBytes(4 * MiB, 11), patternBytes(4 * MiB, 12)] as const
+  for (const [t, content] of [
+    [one, halves[0]],
+    [two, halves[1]],
+    [three, Buffer.concat(halves)],
+  ] as const) {
+    await sparseFile(t.at('disk.raw'), 0)
+    await scribble(t.at('disk.raw'), 0, content)
+  }
+  await Promise.all([
+    backup(one, `a --image vda=${one.at('disk.raw')}`),
+    backup(two, `b --image vda=${two.at('disk.raw')}`),
+  ])
+  const before = await bytesBelow(one.at('repository', 'packs'))
+  assert.ok(before > 8 * MiB, 'the content does not shrink')
+  const { disks } = await backup(three, `c --image vda=${three.at('disk.raw')}`)
+  const added = (await bytesBelow(one.at('repository', 'packs'))) - before
+  assert.equal(disks[0]?.bytesChanged, 8 * MiB)
+  assert.ok(added < 0.02 * 8 * MiB, `${added} bytes were added to the packs`)
+  assert.ok((disks[0]?.bytesNew ?? 0) <= added)
+  assert.ok((await restored(two, 'c@latest/vda')).equals(Buffer.concat(halves)))
 })
 
 test('--limit-rate bounds the bytes a second to the store', async () => {
