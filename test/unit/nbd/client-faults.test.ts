@@ -172,7 +172,7 @@ const statusFaults: readonly Fault[] = [
 
 const words = (...values: number[]) =>
   Buffer.concat(values.map(value => Buffer.from([0, value >> 16, value >> 8, value])))
-/** Each of one byte, so that all of them lie within the request. */
+/** Each of one byte and the last of the rest: right but for their number. */
 function tooMany(r: RequestHeader, s: Replies): Buffer {
   const count = 2 ** 20 + 1
   const [head, unit] = s.mode === 'extended' ? [8, 16] : [4, 8]
@@ -180,6 +180,7 @@ function tooMany(r: RequestHeader, s: Replies): Buffer {
   payload.writeUInt32BE(1)
   if (s.mode === 'extended') payload.writeUInt32BE(count, 4)
   for (let at = head; at < payload.length; at += unit) payload.writeUInt32BE(1, at + unit / 2 - 4)
+  payload.writeUInt32BE(r.length - count + 1, payload.length - unit / 2 - 4)
   return s.chunk(r, 1, s.mode === 'extended' ? 6 : 5, payload)
 }
 const miscounted = (bytes: Buffer) => {
