@@ -93,6 +93,11 @@ export class Connection implements InputHandler {
     return this.#transmission !== undefined
   }
 
+  /** Nothing that comes now is looked at. */
+  get #deaf(): boolean {
+    return this.#finishing && this.#transmission?.shuttingDown !== true
+  }
+
   get inputMode(): InputMode {
     return this.#input.mode
   }
@@ -112,7 +117,7 @@ export class Connection implements InputHandler {
 
   received(buffer: Uint8Array, length: number): boolean {
     this.#moves++
-    if (this.#ended.signal.aborted || this.#finishing) return true
+    if (this.#ended.signal.aborted || this.#deaf) return true
     try {
       if (buffer !== this.#landing) this.#transmission?.payloadReceived(length)
       else this.#end = HEADROOM + length
@@ -146,10 +151,11 @@ export class Connection implements InputHandler {
     } else if (still >= bounds.idleMs) this.#drop('idle')
   }
 
-  /** Answers what is in flight and closes. */
+  /** Answers what is in flight and closes. What comes meanwhile is told why, unless the client itself said that it goes. */
   finish(): void {
     if (this.#finishing) return
     this.#finishing = this.inTransmission
+    if (this.#transmission !== undefined) this.#transmission.shuttingDown = !this.#transmission.disconnected
     if (this.#finishing) this.#maybeEnd()
     else this.destroy()
   }
@@ -198,7 +204,7 @@ export class Connection implements InputHandler {
       this.#stopped = this.#transmission.blocked
       if (this.#transmission.disconnected) this.finish()
       else if (this.#stopped) this.#bytes.wait(this.#wake)
-      if (this.#finishing || this.#stopped) return
+      if (this.#deaf || this.#stopped) return
     }
     const rest = this.#end - this.#start
     this.#buffer.copyWithin(HEADROOM - rest, this.#start, this.#end)
@@ -215,7 +221,7 @@ export class Connection implements InputHandler {
   #progressed(): void {
     if (this.#ended.signal.aborted) return
     if (this.#finishing) this.#maybeEnd()
-    if (this.#finishing || !this.#stopped) return
+    if (this.#deaf || !this.#stopped) return
     this.#pump()
     if (!this.#stopped && !this.#ended.signal.aborted) this.#input.resume()
   }

@@ -118,7 +118,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     closed: connection => {
       halfOpen.delete(connection)
       good.delete(connection)
-      if (halfOpen.size + good.size === 0) allClosed?.()
+      if (good.size === 0) allClosed?.()
     },
   }
 
@@ -155,7 +155,6 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     // The socket file goes first, while the inode is certainly still ours, so that a successor can take the name at once.
     await listening.removeFile()
     server.close()
-    for (const connection of halfOpen) connection.destroy()
     if (good.size > 0) {
       const closed = new Promise<void>(resolve => {
         allClosed = resolve
@@ -164,8 +163,9 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
       const late = new AbortController()
       await Promise.race([closed, clock.sleep(bounds.stopMs, { signal: late.signal }).catch(() => {})])
       late.abort()
-      for (const connection of [...good]) connection.destroy()
     }
+    // Until now who was haggling was told that the server stops.
+    for (const connection of [...good, ...halfOpen]) connection.destroy()
     ended.abort()
     await sweeping
   }

@@ -54,6 +54,8 @@ export class Transmission {
   blocked = false
   /** DISC was read: nothing more is parsed. */
   disconnected = false
+  /** The server stops: what is under way is answered, and what comes now is told so. */
+  shuttingDown = false
 
   constructor(state: HandshakeState, entry: NbdExport, host: TransmissionHost) {
     const { writer, bytes, signal } = host
@@ -138,7 +140,7 @@ export class Transmission {
       this.disconnected = true
       return true
     }
-    const error = requestError(this.#scope.rules, request)
+    const error = this.shuttingDown ? C.NBD_ESHUTDOWN : requestError(this.#scope.rules, request)
     const payload = payloadLength(this.#scope.rules.mode, request)
     if (payload > 0) return this.#expectPayload(request, error, payload)
     // An error reply is small, but a client that never reads must not make a heap of them.

@@ -442,11 +442,17 @@ test('stop answers what is in flight, closes, lets nobody in, and can be called 
   client.request(C.NBD_CMD_READ, 0, 100_000)
   await until(() => server.connectionCount === 2 && server.halfOpenCount === 1)
   const stopped = Promise.all([server.stop(), server.stop()])
-  await Promise.all([idle.closed, haggling.closed])
+  await idle.closed
   await assert.rejects(RawNbdClient.connect(server.path))
+  assert.deepEqual(
+    (await haggling.option(C.NBD_OPT_GO, encodeGo('disk', []))).map(({ type }) => type),
+    [C.NBD_REP_ERR_SHUTDOWN],
+  )
+  client.request(C.NBD_CMD_READ, 0, 512, 0, 8)
+  assert.deepEqual([errorOf(await client.reply()), client.unread], [C.NBD_ESHUTDOWN, 0], 'what comes now is told why')
   gate.resolve()
   assert.equal((await client.reply(100_000)).payload.length, 100_000)
-  await Promise.all([client.closed, stopped])
+  await Promise.all([client.closed, haggling.closed, stopped])
   assert.deepEqual(
     (await readdir(folder)).filter(name => name === server.path.split('/').at(-1)),
     [],
