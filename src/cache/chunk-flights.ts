@@ -37,8 +37,9 @@ interface FlightState extends Flight {
   interest: number
 }
 
-/** A reader whose chunks failed in flights that others began tries again itself this often. */
-const ATTEMPTS = 3
+/** A reader whose chunks failed in flights that others began tries again itself; an outage has been waited for once already. */
+const attemptsAfter = (error: unknown): number =>
+  error instanceof LifeboatError && error.retry === 'transient' ? 2 : 3
 
 export class ChunkFlights {
   readonly #cache: ChunkCache
@@ -65,7 +66,7 @@ export class ChunkFlights {
   ): Promise<void> {
     let left = wants
     for (let attempt = 1; left.size > 0; attempt++)
-      left = await this.#attempt(source, left, deliver, options, attempt < ATTEMPTS)
+      left = await this.#attempt(source, left, deliver, options, error => attempt < attemptsAfter(error))
   }
 
   /** Fetches what is neither kept nor under way, for the cache alone. */
@@ -78,7 +79,7 @@ export class ChunkFlights {
     wants: ReadonlyMap<string, ChunkRef>,
     deliver: Deliver,
     { signal, onFlight }: AbortOptions & { onFlight?: (flight: Flight) => void },
-    mayRetry: boolean,
+    mayRetry: (error: unknown) => boolean,
   ): Promise<ReadonlyMap<string, ChunkRef>> {
     if (signal?.aborted) return Promise.reject(signal.reason)
     return new Promise((resolve, reject) => {
@@ -105,7 +106,7 @@ export class ChunkFlights {
         },
         failed: (key, error, ownFlight) => {
           if (waiting < 0) return
-          if (ownFlight || !mayRetry) return giveUp(error)
+          if (ownFlight || !mayRetry(error)) return giveUp(error)
           failed.set(key, wants.get(key)!)
           if (--waiting === 0) done()
         },

@@ -20,7 +20,7 @@ export interface RetryEvent {
 export interface RetryOptions {
   readonly clock?: Clock
   readonly random?: Random
-  /** No attempt begins later than this after the first failure (what waits for --limit-rate has not failed); each attempt is bounded by the store's own time-outs. */
+  /** The last attempt begins this long after the first failure, so that no shorter outage shows (what waits for --limit-rate has not failed); each attempt is bounded by the store's own time-outs. */
   readonly retryForMs?: number
   readonly firstDelayMs?: number
   readonly delayMaxMs?: number
@@ -41,8 +41,9 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
       signal?.throwIfAborted()
       if (!(error instanceof LifeboatError) || error.retry !== 'transient') throw error
       failedMs ??= clock.monotonicMs()
-      const delayMs = jittered(Math.min(delayMaxMs, firstDelayMs * 2 ** attempt), random)
-      if (clock.monotonicMs() - failedMs + delayMs > retryForMs) throw error
+      const leftMs = retryForMs - (clock.monotonicMs() - failedMs)
+      if (leftMs <= 0) throw error
+      const delayMs = Math.min(leftMs, jittered(Math.min(delayMaxMs, firstDelayMs * 2 ** attempt), random))
       attempt++
       onRetry({ error, attempt, delayMs })
       await clock.sleep(delayMs, { signal })
