@@ -47,7 +47,8 @@ function packagedNode() {
 }
 
 function runAgain(node) {
-  const child = spawn(node, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' })
+  const { stdio, env } = passedOn()
+  const child = spawn(node, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio, env })
   // A terminal's Ctrl-C reaches the child by itself, and a second one would mean "at once".
   process.on('SIGINT', () => {
     if (!process.stdin.isTTY) child.kill('SIGINT')
@@ -61,6 +62,14 @@ function runAgain(node) {
       process.kill(process.pid, signal)
     }
   })
+}
+
+/** Sockets that systemd handed to this process are for the one that it starts. */
+function passedOn() {
+  const stdio = ['inherit', 'inherit', 'inherit']
+  if (process.env.LISTEN_PID !== String(process.pid)) return { stdio, env: process.env }
+  for (let i = 0; i < Math.min(Number(process.env.LISTEN_FDS), 16); i++) stdio.push(3 + i)
+  return { stdio, env: { ...process.env, LISTEN_PID: `parent:${process.pid}` } }
 }
 
 function giveUp(...lines) {

@@ -24,6 +24,7 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'tool-missing',
   'store-bucket-missing',
   'store-unsuitable',
+  'tls-credentials',
   'last-key',
   'key-unavailable',
 ])

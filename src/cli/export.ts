@@ -1,20 +1,17 @@
 import { fileDevice } from '../block/file.ts'
 import { ChunkCache } from '../cache/chunk-cache.ts'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
-import { limits } from '../core/limits.ts'
 import { exportPoint } from '../recovery/export.ts'
-import type { ListenAddress } from '../recovery/exporter.ts'
+import type { Exporter, ListenAddress } from '../recovery/exporter.ts'
 import { changedSince } from './changed-since.ts'
+import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import type { Invocation } from './invocation.ts'
-import { nbdExporter, parseListen } from './nbd-exporter.ts'
+import { nbdExporter } from './nbd-exporter.ts'
 import { pointToRead } from './suspect-points.ts'
 import { parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
-interface Flags {
-  readonly socket?: string
-  readonly listen?: string
-  readonly insecure?: boolean
+interface Flags extends ListenFlags {
   readonly file?: string
   readonly writable?: boolean
   readonly cacheSize: string
@@ -26,18 +23,28 @@ export const exportCommand = verb<Flags>({
   description: 'Serve the disks of a point over NBD until SIGTERM; with --file a plain raw file, for diagnostics.',
   examples: [
     '--repo /srv/backup export web1@latest --socket /run/web1.nbd',
+    '--repo /srv/backup export web1@latest --listen 0.0.0.0:10809 --tls /etc/lifeboat/tls --tls-verify',
     'export --file disk.raw --socket /run/disk.nbd --writable',
   ],
   options: command =>
     command
       .option('--socket <path>', 'Unix socket to listen on')
-      .option('--listen <host:port>', 'TCP address to listen on; needs --insecure')
+      .option('--listen <host:port>', 'TCP address to listen on; needs --tls or --insecure')
+      .option(
+        '--tls <folder>',
+        "serve inside TLS only, with this folder's server-cert.pem and server-key.pem, or keys.psk",
+      )
+      .option(
+        '--tls-verify',
+        'let in clients with a certificate of its ca-cert.pem only; permissions.json says for what',
+      )
       .option('--insecure', 'serve without TLS: everybody who reaches the port reads the disks')
       .option('--file <path>', 'serve this raw file instead of a point')
       .option('--writable', 'let clients write to the --file')
       .option('--cache-size <size>', 'memory for decoded chunks', '256MiB'),
   async run(invocation, [text], flags) {
-    const listen = listenAddress(flags)
+    const { output, surroundings } = invocation
+    const listen = listenAt(flags, surroundings.environment)
     if ((text === undefined) === (flags.file === undefined))
       throw new LifeboatError('usage', 'what to serve is missing, or named twice', {
         hint: 'name a point (VM@latest), or a raw file with --file',
@@ -46,41 +53,28 @@ export const exportCommand = verb<Flags>({
       throw new LifeboatError('usage', '--writable goes with --file', {
         hint: 'to run a VM from a point and keep its writes, use lifeboat boot',
       })
-    if (flags.file !== undefined) await serveFile(invocation, flags.file, listen, flags)
-    else await servePoint(invocation, text ?? '', listen, flags)
+    const security = await securityOf(flags, surroundings.clock.now())
+    const serving: Serving = { listen, exporter: nbdExporter(surroundings.clock, output, security) }
+    if (flags.file !== undefined) await serveFile(invocation, flags.file, serving, flags)
+    else await servePoint(invocation, text ?? '', serving, flags)
     return undefined
   },
 })
 
-function listenAddress({ socket, listen, insecure }: Flags): ListenAddress {
-  if ((socket === undefined) === (listen === undefined))
-    throw new LifeboatError('usage', 'the place to listen at is missing, or named twice', {
-      hint: 'say --socket PATH, or --listen HOST:PORT with --insecure',
-    })
-  if (socket !== undefined) {
-    // One more letter is needed while the socket is made.
-    if (Buffer.byteLength(socket) < limits.socketPathMax) return { socket }
-    throw new LifeboatError('usage', `--socket ${socket} is too long for a socket`, {
-      hint: `name a path of less than ${limits.socketPathMax} bytes, for example in /run`,
-    })
-  }
-  if (!insecure)
-    throw new LifeboatError('usage', '--listen without TLS lets everybody on the network read the disks', {
-      hint: 'use --socket, or say --insecure if the network is yours alone',
-    })
-  return parseListen(listen ?? '')
+interface Serving {
+  readonly listen: ListenAddress
+  readonly exporter: Exporter
 }
 
-async function servePoint(invocation: Invocation, text: string, listen: ListenAddress, flags: Flags): Promise<void> {
-  const { output, signal, surroundings } = invocation
+async function servePoint(invocation: Invocation, text: string, serving: Serving, flags: Flags): Promise<void> {
+  const { output, signal } = invocation
   await using opened = await invocation.openRepository()
   const { reference, point, older } = await pointToRead(invocation, opened, text)
   await using running = await exportPoint({
     repository: opened.repository,
     point,
     disks: reference.disk === undefined ? undefined : [reference.disk],
-    listen,
-    exporter: nbdExporter(surroundings.clock, output),
+    ...serving,
     cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
     older: { points: older.map(({ id }) => id), changedSince: changedSince(opened.repository, point.vm) },
     signal,
@@ -90,12 +84,12 @@ async function servePoint(invocation: Invocation, text: string, listen: ListenAd
   await serveUntilStopped(invocation, running.uris)
 }
 
-async function serveFile(invocation: Invocation, file: string, listen: ListenAddress, flags: Flags): Promise<void> {
-  const { output, signal, surroundings } = invocation
+async function serveFile(invocation: Invocation, file: string, serving: Serving, flags: Flags): Promise<void> {
+  const { signal } = invocation
   const readOnly = flags.writable !== true
   await using device = await fileDevice(file, { readOnly })
-  const exporter = nbdExporter(surroundings.clock, output)
-  await using running = await exporter({ exports: [{ name: 'file', device, readOnly }], listen, signal })
+  const exports = [{ name: 'file', device, readOnly }]
+  await using running = await serving.exporter({ exports, listen: serving.listen, signal })
   await serveUntilStopped(invocation, running.uris)
 }
 

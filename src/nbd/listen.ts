@@ -1,54 +1,108 @@
-/** Where a server listens: a TCP address, or a socket file that is replaced when stale, refused when live, and removed only while it is ours. */
-import { chmod, lstat, rename, unlink } from 'node:fs/promises'
+/**
+ * Where a server listens: a TCP address; a socket file that is replaced when stale, refused when live, and removed only while it
+ * is ours; or a descriptor that is listening already, whose file belongs to whoever opened it.
+ */
+import { chmod, link, lstat, mkdtemp, open, rename, rm, unlink } from 'node:fs/promises'
 import { connect, type Server } from 'node:net'
+import { basename, dirname, join } from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
 
+/** As a client would write it. */
 export type ListenAddress = { readonly socket: string } | { readonly host: string; readonly port: number }
 
+export type ListenAt = ListenAddress | { readonly descriptor: number }
+
 export interface Listening {
-  /** As a client would write it, without the export's name. */
   readonly address: ListenAddress
   /** Removes the socket file if it is still the one that was made here. */
   removeFile(): Promise<void>
 }
 
-export async function listen(server: Server, where: ListenAddress): Promise<Listening> {
-  if (!('socket' in where)) {
-    await bound(server, { host: where.host, port: where.port })
-    const address = server.address()
-    const port = address !== null && typeof address === 'object' ? address.port : where.port
-    return { address: { host: where.host, port }, removeFile: async () => {} }
-  }
-  const { socket } = where
-  if (await answers(socket))
-    throw new LifeboatError('nbd-refused', `another server is listening at ${socket}`, {
-      hint: 'Stop it, or choose another --socket.',
-    })
-  // Bound beside its place and moved there with its mode set: nobody can connect before that, and a stale file is replaced at once.
-  const fresh = `${socket}~`
-  await unlink(fresh).catch(() => {})
-  await bound(server, { path: fresh })
-  await chmod(fresh, 0o600)
-  const { ino, dev } = await lstat(fresh)
-  await rename(fresh, socket)
-  return {
-    address: where,
-    removeFile: async () => {
-      const there = await lstat(socket).catch(() => undefined)
-      if (there?.ino === ino && there.dev === dev) await unlink(socket).catch(() => {})
-    },
+type Bindable = { path: string } | { host: string; port: number } | { fd: number }
+
+export async function listen(server: Server, where: ListenAt): Promise<Listening> {
+  if ('socket' in where) return listenAtFile(server, where.socket)
+  if ('host' in where) await bound(server, where, `${where.host}:${where.port}`)
+  else await bound(server, { fd: where.descriptor }, `descriptor ${where.descriptor}`)
+  const address = server.address()
+  if (typeof address === 'string') return { address: { socket: address }, removeFile: async () => {} }
+  const host = 'host' in where ? where.host : (address?.address ?? 'localhost')
+  return { address: { host, port: address?.port ?? 0 }, removeFile: async () => {} }
+}
+
+/**
+ * The file is made in a folder that only this user may enter, so that there is no moment in which another could connect, and is
+ * given its name when it listens. A hard link does not replace what another server has put there in the meantime.
+ */
+async function listenAtFile(server: Server, socket: string): Promise<Listening> {
+  await refuseLive(socket)
+  const folder = await mkdtemp(join(dirname(socket), '.nbd-')).catch(cause => {
+    throw cannotListen(socket, cause)
+  })
+  try {
+    // Through its descriptor the folder's path is short, whatever the path of the socket. The name is this folder's alone: the
+    // path is used once more when the server closes, when the descriptor may mean another folder.
+    const name = basename(folder)
+    const fresh = join(folder, name)
+    await using inside = await open(folder)
+    await bound(server, { path: `/proc/self/fd/${inside.fd}/${name}` }, socket)
+    await chmod(fresh, 0o600)
+    const { ino, dev } = await lstat(fresh)
+    try {
+      await claim(fresh, socket)
+    } catch (error) {
+      server.close()
+      throw error
+    }
+    return { address: { socket }, removeFile: () => removeOwn(socket, { ino, dev }) }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
   }
 }
 
-const bound = (server: Server, where: { path: string } | { host: string; port: number }): Promise<void> =>
+interface FileId {
+  readonly ino: number
+  readonly dev: number
+}
+
+/** Gives `fresh` the name of the socket. What lies there is taken away only if nobody listens at it. */
+async function claim(fresh: string, socket: string): Promise<void> {
+  for (let tries = 0; tries < 8; tries++) {
+    try {
+      await link(fresh, socket)
+      return
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException
+      // Some file systems have no hard links: there the last of two servers that start at once has the name.
+      if (code === 'EPERM' || code === 'ENOTSUP') return rename(fresh, socket)
+      if (code !== 'EEXIST') throw cannotListen(socket, cause)
+    }
+    const stale = await refuseLive(socket)
+    if (stale !== undefined) await removeOwn(socket, stale)
+  }
+  throw inUse(socket)
+}
+
+/** Removes the file if it is `own`, also where a successor puts its own there at the same moment: that one is put back. */
+async function removeOwn(socket: string, own: FileId): Promise<void> {
+  const isOwn = async (path: string) => {
+    const there = await lstat(path).catch(() => undefined)
+    return there?.ino === own.ino && there.dev === own.dev
+  }
+  if (!(await isOwn(socket))) return
+  const aside = `${socket}.${process.pid}.old`
+  try {
+    await rename(socket, aside)
+  } catch {
+    return
+  }
+  if (!(await isOwn(aside))) await link(aside, socket).catch(() => {})
+  await unlink(aside).catch(() => {})
+}
+
+const bound = (server: Server, where: Bindable, name: string): Promise<void> =>
   new Promise((resolve, reject) => {
-    const failed = (cause: NodeJS.ErrnoException) =>
-      reject(
-        new LifeboatError('nbd-refused', `cannot listen at ${nameOf(where)}: ${cause.code ?? cause.message}`, {
-          cause,
-          hint: 'Check that the folder of the socket exists and can be written, or that the port is free.',
-        }),
-      )
+    const failed = (cause: Error) => reject(cannotListen(name, cause))
     server.once('error', failed)
     server.listen({ ...where, backlog: 1024 }, () => {
       server.off('error', failed)
@@ -56,16 +110,31 @@ const bound = (server: Server, where: { path: string } | { host: string; port: n
     })
   })
 
-const nameOf = (where: { path: string } | { host: string; port: number }): string =>
-  'path' in where ? where.path.replace(/~$/, '') : `${where.host}:${where.port}`
+function cannotListen(name: string, cause: unknown): LifeboatError {
+  const code = cause instanceof Error && 'code' in cause ? cause.code : cause
+  return new LifeboatError('nbd-refused', `cannot listen at ${name}: ${code}`, {
+    cause,
+    hint: 'Check that the folder of the socket exists and can be written, or that the port is free.',
+  })
+}
 
-/** True where something accepts connections. A file that is no socket is never taken for a stale one. */
-async function answers(path: string): Promise<boolean> {
+const inUse = (socket: string): LifeboatError =>
+  new LifeboatError('nbd-refused', `another server is listening at ${socket}`, {
+    hint: 'Stop it, or choose another --socket.',
+  })
+
+/** Gives the stale file that is there, if any. A file that is no socket is never taken for one. */
+async function refuseLive(path: string): Promise<FileId | undefined> {
   const there = await lstat(path).catch(() => undefined)
-  if (there === undefined) return false
+  if (there === undefined) return undefined
   if (!there.isSocket())
     throw new LifeboatError('output-exists', `${path} exists and is not a socket`, { hint: 'Choose another --socket.' })
-  return new Promise(resolve => {
+  if (await answers(path)) throw inUse(path)
+  return there
+}
+
+const answers = (path: string): Promise<boolean> =>
+  new Promise(resolve => {
     const probe = connect(path)
     const done = (live: boolean) => {
       probe.destroy()
@@ -77,4 +146,3 @@ async function answers(path: string): Promise<boolean> {
       done(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT'),
     )
   })
-}

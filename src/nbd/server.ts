@@ -7,7 +7,7 @@ import { BytesInFlight, defaultFlightLimits, type FlightLimits } from './bytes-i
 import { Connection, type ConnectionShare } from './connection.ts'
 import { NBD_MAX_STRING } from './constants.ts'
 import type { ExportCatalog } from './handshake.ts'
-import { type ListenAddress, listen } from './listen.ts'
+import { type ListenAddress, type ListenAt, listen } from './listen.ts'
 import { type NbdLog, rateLimited } from './log-line.ts'
 import type { NbdExport } from './nbd-export.ts'
 import { BufferPool } from './reply-writer.ts'
@@ -48,7 +48,7 @@ export const defaultServerLimits: NbdServerLimits = {
 export interface ServeNbdOptions {
   /** Read at every handshake, so the list may be a live one. The only export also answers to the empty name. */
   readonly exports: readonly NbdExport[]
-  readonly listen: ListenAddress
+  readonly listen: ListenAt
   /** Without it there is no TLS; with it, nobody gets in without, unless `plainToo`. */
   readonly tls?: ServerTls
   /** Clients that do not ask for TLS are served what is not `tlsOnly`, if clients need not say who they are. */

@@ -22,6 +22,8 @@ export interface ExportedContext {
 export interface ExportedDevice {
   readonly name: string
   readonly description?: string
+  /** What permissions call it: VM/DISK. */
+  readonly path?: string
   readonly device: BlockReader
   readonly readOnly: boolean
   /** Zeroing it never costs more than a change of its tables. */
@@ -29,7 +31,11 @@ export interface ExportedDevice {
   readonly contexts?: readonly ExportedContext[]
 }
 
-export type ListenAddress = { readonly socket: string } | { readonly host: string; readonly port: number }
+/** A descriptor is one that listens already: the socket of whoever started this process. */
+export type ListenAddress =
+  | { readonly socket: string }
+  | { readonly host: string; readonly port: number }
+  | { readonly descriptor: number }
 
 /** A server that accepts clients. Dispose stops accepting, finishes what is in flight, and removes its own socket. */
 export interface RunningExports extends AsyncDisposable {
