@@ -147,6 +147,27 @@ test('what a killed migration left is in the way of nothing', { skip }, async ()
   assert.deepEqual(await qemu.residue(), [])
 })
 
+test('killed after the pivot, the next run compares what the first one could not', { skip }, async () => {
+  await using qemu = await startQemu({ disks: DISKS })
+  await fill(qemu)
+  const stop = new Error('killed')
+  const progress = ({ phase }: MigrationProgress) => {
+    if (phase === 'verify') throw stop
+  }
+  await assert.rejects(migrate(qemu, { progress }), error => error === stop)
+  assert.deepEqual(await nodesOf(qemu), ['production0', 'production1'])
+  const phases = new Set<string>()
+  const moved = await migrate(qemu, { progress: ({ disk, phase }) => void phases.add(`${disk} ${phase}`) })
+  assert.deepEqual([...phases], ['vda verify', 'vdb verify'])
+  assert.deepEqual(
+    moved.map(({ before }) => before),
+    ['vda-node', 'vdb-node'],
+  )
+  assert.deepEqual(await qemu.bitmaps(), {})
+  assert.deepEqual(await qemu.residue(), [])
+  assert.deepEqual(await migrate(qemu), [], 'all is done')
+})
+
 test('a target that does not keep what was written is found out, and the source is still there', { skip }, async () => {
   await using qemu = await startQemu({ disks: [DISKS[0]] })
   await fillFirst(qemu)

@@ -18,7 +18,7 @@ import { asList, countOf, isTrue, optionalText, textOf } from './json.ts'
 import { refuseWhileCaptured, removeOurs, removeRunMarkers } from './leftovers.ts'
 import { mark, RUN_MARKER } from './markers.ts'
 import { addTarget, type MigrationTarget, makeTarget, PRODUCTION } from './migration-target.ts'
-import { copyBitmaps, type Pivoted, verifyCopy, watchTarget } from './migration-verify.ts'
+import { copyBitmaps, type Pivoted, unverifiedSource, verifyCopy, watchTarget } from './migration-verify.ts'
 import type { QmpClient, QmpEvent } from './qmp.ts'
 
 export interface MigrationProgress {
@@ -40,6 +40,8 @@ export interface MigrateRequest extends AbortOptions {
   /** Targets that are there may be overwritten: those that an interrupted migration made. */
   readonly mayOverwrite?: (file: string) => boolean
   readonly progress?: (progress: MigrationProgress) => void
+  /** Awaited just before the first disk goes over. */
+  readonly beforePivot?: () => Promise<unknown>
 }
 
 export interface MigratedDisk {
@@ -78,12 +80,15 @@ export async function migrateDisks(request: MigrateRequest): Promise<readonly Mi
     // Without the comparison nothing is moved, and QEMU's one NBD server may be taken: that is found out first.
     await startNbdServer(qmp, request.nbdSocket, { signal })
     await removeUnusedTargets(qmp)
-    for (const [i, wanted] of (await matched(qmp, targets)).entries())
+    const { disks } = parseBlockDevices(await qmp.execute('query-block'))
+    const earlier = movedEarlier(disks, targets)
+    for (const [i, wanted] of matched(disks, targets).entries())
       moves.push(await prepare(request, wanted, i, await freeNode(qmp)))
     const failures = watchFailures(qmp)
     for (const move of moves) await startMirror(request, move)
     await untilReady(request, moves, failures)
-    const pivoted: Pivoted[] = []
+    const pivoted: Pivoted[] = [...earlier]
+    if (moves.length > 0) await request.beforePivot?.()
     for (const move of moves) pivoted.push(await pivot(qmp, move))
     failures.stop()
     for (const one of pivoted)
@@ -102,18 +107,26 @@ export async function migrateDisks(request: MigrateRequest): Promise<readonly Mi
   }
 }
 
-async function matched(
-  qmp: QmpClient,
+/** Disks that a killed run has moved, and whose targets it did not compare any more. */
+function movedEarlier(disks: readonly AttachedDisk[], targets: readonly MigrationTarget[]): readonly Pivoted[] {
+  return disks.flatMap(disk => {
+    const before = unverifiedSource(disk)
+    const target = targets.find(({ disk: name }) => name === disk.name)
+    if (before === undefined || !target) return []
+    return [{ disk: { ...disk, node: before }, node: disk.node, path: target.path, format: target.format }]
+  })
+}
+
+function matched(
+  disks: readonly AttachedDisk[],
   targets: readonly MigrationTarget[],
-): Promise<readonly { disk: AttachedDisk; target: MigrationTarget }[]> {
-  const { disks } = parseBlockDevices(await qmp.execute('query-block'))
-  const left = disks.filter(({ node }) => !node.startsWith(PRODUCTION))
-  const names = left.map(({ name }) => name).join(', ')
+): readonly { disk: AttachedDisk; target: MigrationTarget }[] {
   for (const { disk } of targets)
-    if (!left.some(({ name }) => name === disk))
+    if (!disks.some(({ name }) => name === disk))
       throw new LifeboatError('no-such-disk', `the machine has no disk ${disk} to migrate`, {
-        hint: names === '' ? 'All its disks have moved already.' : `It has ${names}.`,
+        hint: `It has ${disks.map(({ name }) => name).join(', ')}.`,
       })
+  const left = disks.filter(({ node }) => !node.startsWith(PRODUCTION))
   return left.map(disk => {
     const mine = targets.filter(target => target.disk === disk.name)
     const [target] = mine
@@ -212,7 +225,7 @@ const copyFailed = ({ disk, target }: Move, reason: string | undefined): Lifeboa
 
 /** From the first of these on there is no way back: no signal is passed. */
 async function pivot(qmp: QmpClient, { disk, target, job, node }: Move): Promise<Pivoted> {
-  await watchTarget(qmp, node)
+  await watchTarget(qmp, node, disk.node)
   const bitmaps = await copyBitmaps(qmp, disk, node, target.format)
   const ended = await qmp.until(
     ({ event, data }) => /^BLOCK_JOB_(COMPLETED|CANCELLED)$/.test(event) && data.device === job,

@@ -19,15 +19,20 @@ export interface Pivoted {
   readonly format: string
 }
 
-/** Counts what is written to the target from just before the pivot on. */
-const WATCH = 'migrate-watch'
+/** Followed by the source's node: counts what is written to the target from just before the pivot on, until it was compared. */
+const WATCH = 'migrate-watch.'
 /** A copy of it that stands still, since QEMU exports no other. */
 const SEEN = 'migrate-seen'
 /** A write whose bytes are there and whose bit is not yet set is given this often, and so long, to end. */
 const LOOKS = 3
 const LOOK_AGAIN_MS = 1000
 
-export const watchTarget = (qmp: QmpClient, node: string): Promise<unknown> => addBitmap(qmp, node, WATCH, {})
+export const watchTarget = (qmp: QmpClient, node: string, source: string): Promise<unknown> =>
+  addBitmap(qmp, node, WATCH + source, {})
+
+/** The source of a disk that has moved and was not compared, because that run was killed. */
+export const unverifiedSource = ({ bitmaps }: AttachedDisk): string | undefined =>
+  bitmaps.find(({ name }) => name.startsWith(WATCH))?.name.slice(WATCH.length)
 
 const addBitmap = (qmp: QmpClient, node: string, name: string, more: { persistent?: boolean; disabled?: boolean }) =>
   qmp.execute('block-dirty-bitmap-add', { node, name, granularity: limits.bitmapGranularity, ...more })
@@ -86,11 +91,11 @@ export async function verifyCopy(
   await removeExport(qmp, exportId(source))
   await removeExport(qmp, exportId(target))
   for (let look = 1; suspects.length > 0; look++) {
-    suspects = without(suspects, await writtenSince(context, node))
+    suspects = without(suspects, await writtenSince(context, node, disk.node))
     if (suspects.length > 0 && look === LOOKS) throw differs(disk.name, path, suspects)
     if (suspects.length > 0) await clock.sleep(LOOK_AGAIN_MS)
   }
-  await qmp.execute('block-dirty-bitmap-remove', { node, name: WATCH })
+  await qmp.execute('block-dirty-bitmap-remove', { node, name: WATCH + disk.node })
 }
 
 /** What one difference is narrowed down to. */
@@ -99,10 +104,11 @@ const UNIT = 4 * KiB
 async function writtenSince(
   { qmp, clock, socket }: Parameters<typeof verifyCopy>[0],
   node: string,
+  source: string,
 ): Promise<readonly Range[]> {
   await addBitmap(qmp, node, SEEN, { disabled: true })
   try {
-    await mergeBitmap(qmp, node, SEEN, { node, name: WATCH })
+    await mergeBitmap(qmp, node, SEEN, { node, name: WATCH + source })
     await addExport(qmp, SEEN, node, [SEEN], {})
     try {
       await using view: NbdReader = await openExportsOn(socket, clock)(SEEN, [bitmapContext(SEEN)], {})
