@@ -1,15 +1,14 @@
-import { spawn } from 'node:child_process'
-import { mkdir, open, readFile } from 'node:fs/promises'
-import path from 'node:path'
 import { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { bootPoint, type RunningBoot } from '../recovery/boot.ts'
 import { inventSessionName } from '../recovery/session.ts'
+import { detach, ownWords } from './detached.ts'
 import { exitCode } from './exit-code.ts'
+import { notifyReady, stoppedBy } from './host-stopping.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { flatFigures } from './requests.ts'
-import { runDirOf } from './run-dir.ts'
+import { sessionPlace } from './session-place.ts'
 import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
 import { verb } from './verb.ts'
@@ -23,6 +22,7 @@ interface Flags {
   readonly append?: string
   readonly accel?: string
   readonly cacheSize: string
+  readonly reserve?: string
   readonly detach?: boolean
 }
 
@@ -36,7 +36,7 @@ export const bootCommand = verb<Flags>({
   ],
   options: command =>
     command
-      .option('--session <name>', 'name of the session; a stopped one of that name goes on')
+      .option('--session <name>', 'name of the session; one of that name goes on, and a guest that lives is taken over')
       .option('--memory <size>', "instead of the point's, for example 512M")
       .option('--cpus <count>', "instead of the point's")
       .option(
@@ -47,9 +47,13 @@ export const bootCommand = verb<Flags>({
       .option('--append <words>', "the kernel's command line")
       .option('--accel <kind>', 'kvm, tcg or auto (kvm where it really works)', 'auto')
       .option('--cache-size <size>', 'memory for decoded chunks', '256MiB')
+      .option('--reserve <size>', 'pause the guest while less is free for its writes (2GiB)')
       .option('--detach', 'leave the VM to the session and return at its first read'),
   async run(invocation, [text = '', ...extra], flags) {
-    if (flags.detach) return detach(invocation, flags)
+    if (flags.detach) {
+      const session = flags.session ?? inventSessionName('boot', invocation.surroundings.random)
+      return detach(invocation, session, withSession(ownWords(), flags.session, session))
+    }
     const { output, signal, surroundings } = invocation
     await using opened = await invocation.openRepository()
     const { reference, point } = await pointToRead(invocation, opened, text)
@@ -66,10 +70,9 @@ export const bootCommand = verb<Flags>({
       exporter: nbdExporter(surroundings.clock, output),
       cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
       figures: () => flatFigures(opened.meter.figures()),
-      stateDir: invocation.stateDir,
-      runDir: runDirOf(invocation),
-      clock: surroundings.clock,
-      random: surroundings.random,
+      ...sessionPlace(invocation),
+      tell: message => output.warning(message),
+      reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),
       memoryBytes: flags.memory === undefined ? undefined : parseBytes(flags.memory, '--memory'),
       cpus: flags.cpus === undefined ? undefined : parseCpus(flags.cpus),
       accelerator: parseAccelerator(flags.accel ?? 'auto'),
@@ -79,9 +82,8 @@ export const bootCommand = verb<Flags>({
       extra,
       signal,
     })
-    announce(invocation, running)
     // Awaited here: what is returned un-awaited outlives `running`.
-    return await untilItEnds(invocation, running)
+    return await serveBoot(invocation, running)
   },
 })
 
@@ -91,31 +93,51 @@ async function isThere({ stateDir }: Invocation, name: string): Promise<boolean>
   return (await listSessions(stateDir)).some(session => session.name === name)
 }
 
+/** Says that the session runs, and serves it until its guest ends, a command ends it, or this process is told to stop. */
+export async function serveBoot(invocation: Invocation, running: RunningBoot): Promise<number> {
+  announce(invocation, running)
+  await notifyReady(invocation)
+  return await untilItEnds(invocation, running)
+}
+
 function announce({ output }: Invocation, running: RunningBoot): void {
   for (const warning of running.warnings) output.warning(warning)
-  const { session, pid, qmp, serial, agent, accelerator, secondsToFirstRead } = running
-  output.result({ session, pid, qmp, serial, agent, accelerator, secondsToFirstRead }, () => {
+  const { session, pid, qmp, serial, agent, accelerator, secondsToFirstRead, isTakenOver } = running
+  output.result({ session, pid, qmp, serial, agent, accelerator, secondsToFirstRead, takenOver: isTakenOver }, () => {
     const first = secondsToFirstRead === undefined ? '' : `, first read after ${formatSeconds(secondsToFirstRead)}`
-    output.line(`session ${session} runs (QEMU ${pid}, ${accelerator}${first})`)
+    const how = isTakenOver ? 'goes on, its guest never stopped' : 'runs'
+    output.line(`session ${session} ${how} (QEMU ${pid}, ${accelerator}${first})`)
     output.line(`  console: socat - UNIX-CONNECT:${serial}`)
     output.line(`  QMP:     ${qmp}`)
     output.line(`Ctrl-C ends it; its writes stay until: lifeboat session discard ${session}`)
   })
 }
 
-async function untilItEnds({ output, signal }: Invocation, running: RunningBoot): Promise<number> {
-  const stopped = new Promise<undefined>(resolve => {
-    if (signal.aborted) resolve(undefined)
-    else signal.addEventListener('abort', () => resolve(undefined), { once: true })
-  })
-  const exit = await Promise.race([running.ended, stopped])
-  await running.stop()
-  if (exit?.said) output.message(`QEMU said: ${exit.said}`)
+async function untilItEnds(invocation: Invocation, running: RunningBoot): Promise<number> {
+  const { output, signal } = invocation
+  const stopped = Promise.withResolvers<'stopped'>()
+  const onAbort = () => stopped.resolve('stopped')
+  if (signal.aborted) onAbort()
+  else signal.addEventListener('abort', onAbort, { once: true })
+  // Nothing else keeps the process alive while a QEMU that is not its child runs and nobody asks for anything.
+  const alive = setInterval(() => {}, 1 << 30)
+  const exit = await Promise.race([running.ended, stopped.promise])
+  await running.stop(exit === 'stopped' ? await stoppedBy(invocation) : undefined)
+  clearInterval(alive)
+  signal.removeEventListener('abort', onAbort)
+  if (exit === undefined) {
+    output.message(`session ${running.session} has ended`)
+    return exitCode.done
+  }
+  if (exit !== 'stopped' && exit.said) output.message(`QEMU said: ${exit.said}`)
   const { bytesRead, bytesFetched } = running.figures()
   output.message(
     `session ${running.session} stopped: the guest read ${formatBytes(bytesRead)}, ${formatBytes(bytesFetched)} were fetched`,
   )
-  return exit === undefined || exit.code === 0 ? exitCode.done : exitCode.failed
+  // Of a QEMU that was not our child nobody knows the exit code.
+  return exit === 'stopped' || exit.code === 0 || (exit.code === null && exit.signal === null)
+    ? exitCode.done
+    : exitCode.failed
 }
 
 function parseCpus(text: string): number {
@@ -137,47 +159,6 @@ function parseNetwork(text: string | undefined) {
   const bridge = /^bridge=([A-Za-z0-9._-]{1,15})$/.exec(text)?.[1]
   if (bridge) return { kind: 'bridge', bridge } as const
   throw new LifeboatError('usage', `--net ${text} is not known`, { hint: 'user and bridge=BR are' })
-}
-
-/**
- * Starts the same command line without --detach as a process group of its own, waits for what it says at the guest's first
- * read, and leaves it alone. Its messages go to a file that the session's folder outlives.
- */
-async function detach(invocation: Invocation, flags: Flags): Promise<number> {
-  const { output, surroundings } = invocation
-  const logs = path.join(invocation.stateDir, 'logs')
-  await mkdir(logs, { recursive: true, mode: 0o700 })
-  const session = flags.session ?? inventSessionName('boot', surroundings.random)
-  const file = path.join(logs, `${session}.log`)
-  await using log = await open(file, 'a', 0o600)
-  const words = process.argv.slice(2).filter(word => word !== '--detach' && word !== '--json')
-  const [program = '', main = ''] = [process.execPath, process.argv[1]]
-  const child = spawn(program, [main, '--json', ...withSession(words, flags.session, session)], {
-    detached: true,
-    stdio: ['ignore', 'pipe', log.fd],
-  })
-  const { stdout } = child
-  const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
-  const line = await new Promise<string | undefined>((resolve, reject) => {
-    let text = ''
-    stdout?.on('data', (part: Buffer) => {
-      text += part.toString()
-      const end = text.indexOf('\n')
-      if (end >= 0) resolve(text.slice(0, end))
-    })
-    child.on('error', reject).on('close', () => resolve(undefined))
-  })
-  const answer: unknown = line === undefined ? undefined : JSON.parse(line)
-  if (typeof answer !== 'object' || answer === null || 'error' in answer) {
-    const code = await ended
-    output.result(answer ?? { error: { code: 'internal', message: `it ended with ${code}` } }, () => {})
-    output.error(`the VM did not start; what was said is in ${file}:\n${(await readFile(file, 'utf8')).slice(-2000)}`)
-    return code ?? exitCode.failed
-  }
-  stdout?.destroy()
-  child.unref()
-  output.result(answer, () => output.line(`session ${session} runs by itself; its messages are in ${file}`))
-  return exitCode.done
 }
 
 /** QEMU's words come after --, so that the session's name goes before them. */

@@ -5,6 +5,7 @@ import { exportPoint } from '../recovery/export.ts'
 import type { Exporter, ListenAddress } from '../recovery/exporter.ts'
 import { changedSince } from './changed-since.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
+import { type ExportSessionFlags, serveExportSession } from './export-session.ts'
 import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { pointToRead } from './suspect-points.ts'
@@ -12,6 +13,7 @@ import { parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
 interface Flags extends ListenFlags {
+  readonly session?: string
   readonly file?: string
   readonly writable?: boolean
   readonly cacheSize: string
@@ -24,6 +26,7 @@ export const exportCommand = verb<Flags>({
   examples: [
     '--repo /srv/backup export web1@latest --socket /run/web1.nbd',
     '--repo /srv/backup export web1@latest --listen 0.0.0.0:10809 --tls /etc/lifeboat/tls --tls-verify',
+    '--repo /srv/backup export web1@latest --session test --socket /run/web1.nbd --writable',
     'export --file disk.raw --socket /run/disk.nbd --writable',
   ],
   options: command =>
@@ -40,19 +43,21 @@ export const exportCommand = verb<Flags>({
       )
       .option('--insecure', 'serve without TLS: everybody who reaches the port reads the disks')
       .option('--file <path>', 'serve this raw file instead of a point')
-      .option('--writable', 'let clients write to the --file')
+      .option('--session <name>', 'keep it: pinned, and served again by `session resume`; one of that name goes on')
+      .option('--writable', 'let clients write: to the --file, or to the overlays of the --session')
       .option('--cache-size <size>', 'memory for decoded chunks', '256MiB'),
   async run(invocation, [text], flags) {
     const { output, surroundings } = invocation
-    const listen = listenAt(flags, surroundings.environment)
     if ((text === undefined) === (flags.file === undefined))
       throw new LifeboatError('usage', 'what to serve is missing, or named twice', {
         hint: 'name a point (VM@latest), or a raw file with --file',
       })
+    if (flags.session !== undefined) return await serveSession(invocation, text, { ...flags, session: flags.session })
     if (flags.writable && flags.file === undefined)
-      throw new LifeboatError('usage', '--writable goes with --file', {
-        hint: 'to run a VM from a point and keep its writes, use lifeboat boot',
+      throw new LifeboatError('usage', '--writable goes with --session, which keeps what is written, or with --file', {
+        hint: 'name a session: --session NAME',
       })
+    const listen = listenAt(flags, surroundings.environment)
     const security = await securityOf(flags, surroundings.clock.now())
     const serving: Serving = { listen, exporter: nbdExporter(surroundings.clock, output, security) }
     if (flags.file !== undefined) await serveFile(invocation, flags.file, serving, flags)
@@ -60,6 +65,17 @@ export const exportCommand = verb<Flags>({
     return undefined
   },
 })
+
+async function serveSession(invocation: Invocation, text: string | undefined, flags: ExportSessionFlags & Flags) {
+  if (text === undefined)
+    throw new LifeboatError('usage', '--session goes with a point, not with --file', {
+      hint: 'name a point: VM@latest',
+    })
+  await using opened = await invocation.openRepository()
+  const { reference, point, older } = await pointToRead(invocation, opened, text)
+  const disks = reference.disk === undefined ? undefined : [reference.disk]
+  return await serveExportSession(invocation, opened, { point, older, disks }, flags)
+}
 
 interface Serving {
   readonly listen: ListenAddress

@@ -28,6 +28,8 @@ export interface Surroundings {
   readonly random: Random
   /** Falls on Ctrl-C and SIGTERM. */
   readonly signal: AbortSignal
+  /** The host is going down, so that what runs is to run again afterwards. */
+  readonly isHostStopping?: () => Promise<boolean>
 }
 
 export interface GlobalFlags {
@@ -75,6 +77,11 @@ export class Invocation {
   static async of(surroundings: Surroundings, flags: GlobalFlags): Promise<Invocation> {
     const file = flags.config ?? surroundings.environment.LIFEBOAT_CONFIG
     return new Invocation(surroundings, flags, file ? await readConfigFile(file) : {})
+  }
+
+  /** The same call, to the repository at `url` where none was named: sessions know theirs. */
+  at(url: string): Invocation {
+    return this.namesRepository ? this : new Invocation(this.surroundings, { ...this.flags, repo: url }, this.#config)
   }
 
   get signal(): AbortSignal {

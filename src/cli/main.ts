@@ -5,6 +5,7 @@
  * What it guarantees: one exit code per outcome (exit-code.ts), errors that say what to do, Ctrl-C that stops cleanly.
  * What it does not know: how anything is done.
  */
+import { readFile } from 'node:fs/promises'
 import { Command, CommanderError } from 'commander'
 import { systemClock } from '../core/clock.ts'
 import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
@@ -20,6 +21,7 @@ import { forgetCommand } from './forget.ts'
 import { gcCommand } from './gc.ts'
 import { holdCommand } from './hold.ts'
 import { explained } from './host-files.ts'
+import { isHostStopping } from './host-stopping.ts'
 import { initCommand } from './init.ts'
 import type { Surroundings } from './invocation.ts'
 import { keyCommand } from './key.ts'
@@ -140,6 +142,8 @@ export async function main(): Promise<void> {
     stop.abort(new LifeboatError('interrupted', `stopped by ${name}`, { details: { signal: name } }))
   process.on('SIGINT', interrupted('SIGINT'))
   process.on('SIGTERM', interrupted('SIGTERM'))
+  // A terminal that is closed ends what runs in it in order; what was told to outlive it (nohup) does.
+  if (!(await ignoresHangup())) process.on('SIGHUP', interrupted('SIGHUP'))
   const output = watchedOutput()
   const code = await run(process.argv.slice(2), {
     environment: process.env,
@@ -148,9 +152,16 @@ export async function main(): Promise<void> {
     clock: systemClock,
     random: systemRandom,
     signal: stop.signal,
+    isHostStopping,
   })
   // A result that reached nobody is no success: `lifeboat points > file` on a full disk.
   process.exitCode = code === exitCode.done && output.failure() ? exitCode.failed : code
+}
+
+/** Whoever started this process has set SIGHUP, number 1, to be ignored: the lowest bit of the mask. */
+async function ignoresHangup(): Promise<boolean> {
+  const status = await readFile('/proc/self/status', 'utf8').catch(() => '')
+  return /^SigIgn:\s*[0-9a-f]*[13579bdf]$/m.test(status)
 }
 
 /**

@@ -1,28 +1,87 @@
 import { stat } from 'node:fs/promises'
 import { LifeboatError } from '../core/errors.ts'
-import { discardSession, listSessions, type SessionSummary, showSession } from '../recovery/session.ts'
+import { askSession } from '../recovery/control-client.ts'
+import {
+  checkSessionName,
+  controlSocketOf,
+  discardSession,
+  listSessions,
+  pinsOf,
+  type SessionSummary,
+  showSession,
+} from '../recovery/session.ts'
+import { detach, ownWords } from './detached.ts'
 import type { Invocation } from './invocation.ts'
 import { figuresFromFlat, requestsText } from './requests.ts'
-import { runDirOf } from './run-dir.ts'
+import { sessionPlace } from './session-place.ts'
+import { openRepositoryOf } from './session-repository.ts'
+import { type ResumeFlags, resumeSession } from './session-resume.ts'
+import { resumeAll } from './session-resume-all.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 
-export const sessionCommand = verb({
+interface Flags extends ResumeFlags {
+  readonly all?: boolean
+  readonly detach?: boolean
+  readonly systemd?: boolean
+}
+
+export const sessionCommand = verb<Flags>({
   syntax: 'session <action> [name]',
   description:
-    'list: all sessions of this host; show NAME: one; discard NAME: remove a stopped one with all its writes.',
-  examples: ['session list', 'session show test --json', '--repo /srv/backup session discard test'],
-  async run(invocation, [action = '', name]) {
+    'list: all sessions of this host; show NAME: one; resume NAME: serve it again, its guest goes on; ' +
+    'discard NAME: remove it, live or stopped, with all its writes.',
+  examples: [
+    'session list',
+    'session show test --json',
+    'session resume test --detach',
+    'session resume --all',
+    'session discard test',
+  ],
+  options: command =>
+    command
+      .option('--all', 'resume: all that ran before a crash or a boot of the host')
+      .option('--detach', 'resume: return when it runs')
+      .option('--systemd', 'resume --all: start the unit lifeboat-session@NAME of each')
+      .option('--reserve <size>', 'resume: pause the guest while less is free for its writes')
+      .option('--cache-size <size>', 'resume: memory for decoded chunks', '256MiB'),
+  async run(invocation, [action = '', name], flags) {
     if (action === 'list') return print(invocation, await listSessions(invocation.stateDir))
+    if (action === 'resume' && flags.all) {
+      if (name === undefined) return await resumeAll(invocation, flags)
+      throw new LifeboatError('usage', 'a name and --all contradict each other', { hint: 'leave one of them out' })
+    }
     if (name === undefined)
       throw new LifeboatError('usage', `session ${action} needs the name of a session`, {
         hint: '`lifeboat session list` shows them',
       })
-    if (action === 'show') return print(invocation, [await showSession(invocation.stateDir, name)])
-    if (action === 'discard') return discard(invocation, name)
-    throw new LifeboatError('usage', `session ${action} is not known`, { hint: 'list, show and discard are' })
+    if (action === 'show') return print(invocation, [await shownNow(invocation, name)])
+    if (action === 'resume' && flags.detach) return await detach(invocation, checkSessionName(name), ownWords())
+    if (action === 'resume') return await resumeSession(invocation, name, flags)
+    if (action === 'discard') return await discard(invocation, name)
+    throw new LifeboatError('usage', `session ${action} is not known`, {
+      hint: 'list, show, resume and discard are',
+    })
   },
 })
+
+/** With the figures of this moment where its owner answers, else with those that it wrote down last. */
+async function shownNow({ stateDir, surroundings, signal }: Invocation, name: string): Promise<SessionSummary> {
+  const summary = await showSession(stateDir, name)
+  const { session, owner } = summary
+  if (owner === undefined || !session) return summary
+  const socket = controlSocketOf(stateDir, name, session)
+  const { clock } = surroundings
+  const now = await askSession({ socket, command: 'show', timeoutMs: SHOW_MS, clock, signal }).catch(error => {
+    if (signal.aborted) throw error
+    return {}
+  })
+  const figures = 'figures' in now && typeof now.figures === 'object' ? now.figures : {}
+  const numbers = Object.entries(figures ?? {}).filter(([, value]) => typeof value === 'number')
+  return { ...summary, session: { ...session, figures: { ...session.figures, ...Object.fromEntries(numbers) } } }
+}
+
+const SHOW_MS = 5_000
 
 /** What the overlays take on the disk: the guest's writes and some hundred KiB of qcow2's own. A file that is gone takes nothing. */
 async function overlayBytes({ session }: SessionSummary): Promise<number> {
@@ -41,13 +100,16 @@ async function overlayBytes({ session }: SessionSummary): Promise<number> {
 async function print({ output }: Invocation, summaries: readonly SessionSummary[]): Promise<undefined> {
   const written = new Map<string, number>()
   for (const summary of summaries) written.set(summary.name, await overlayBytes(summary))
-  const sessions = summaries.map(({ name, state, session, problem }) => ({
+  const sessions = summaries.map(({ name, state, session, problem, owner, qemu }) => ({
     name,
     state,
     problem,
+    server: owner,
+    kind: session?.kind,
+    pausedFor: session?.pausedFor,
     point: session && `${session.point.vm}@${session.point.id}`,
     repository: session?.repository.url,
-    pid: session?.qemu?.process?.pid,
+    pid: qemu?.pid,
     sockets: session?.sockets,
     bytesRead: session?.figures.bytesRead ?? 0,
     bytesFetched: session?.figures.bytesFetched ?? 0,
@@ -72,7 +134,7 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
       ],
       sessions.map(session => [
         session.name,
-        session.problem ? `${session.state}: ${session.problem}` : session.state,
+        stateText(session),
         session.point ?? '',
         formatBytes(session.bytesRead),
         formatBytes(session.bytesFetched),
@@ -89,20 +151,36 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
   return undefined
 }
 
-async function discard(invocation: Invocation, name: string): Promise<undefined> {
-  const { output, surroundings, signal, stateDir } = invocation
-  const place = { stateDir, runDir: runDirOf(invocation), clock: surroundings.clock, random: surroundings.random }
-  const { session } = await showSession(stateDir, name)
-  const pin = session?.point.pin
-  if (pin === undefined) await discardSession(place, name, async () => {})
+/** For people: what the one word means, where it is not all well. */
+function stateText({
+  state,
+  problem,
+  pid,
+  pausedFor,
+}: {
+  readonly state: string
+  readonly problem?: string
+  readonly pid?: number
+  readonly pausedFor?: string
+}): string {
+  if (problem) return `${state}: ${problem}`
+  if (state === 'crashed')
+    return pid === undefined ? 'crashed: resume it' : `crashed: its guest waits (QEMU ${pid}), resume it`
+  return pausedFor ? `${state}, paused for ${pausedFor}` : state
+}
+
+async function discard(asked: Invocation, name: string): Promise<undefined> {
+  const { output, signal, stateDir, surroundings } = asked
+  const { session, owner } = await showSession(stateDir, name)
+  if (owner !== undefined) {
+    const socket = controlSocketOf(stateDir, name, session)
+    await askSession({ socket, command: 'discard', clock: surroundings.clock, signal })
+  } else if (!session || pinsOf(session).length === 0) await discardSession(sessionPlace(asked), name, async () => {})
   else {
-    await using opened = await invocation.openRepository()
-    const { repository } = opened
-    if (repository.id !== session?.repository.id)
-      throw new LifeboatError('usage', `session ${name} belongs to the repository at ${session?.repository.url}`, {
-        hint: `name it: lifeboat --repo ${session?.repository.url} session discard ${name}`,
-      })
-    await discardSession(place, name, async () => repository.dropPin?.(pin, { signal }))
+    await using opened = await openRepositoryOf(asked.at(session.repository.url), session)
+    await discardSession(sessionPlace(asked), name, async state => {
+      for (const pin of pinsOf(state)) await opened.repository.dropPin(pin, { signal })
+    })
   }
   output.result({ discarded: name }, () => output.line(`session ${name} and its writes are gone`))
   return undefined

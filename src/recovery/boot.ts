@@ -25,10 +25,19 @@ import type { LiveSession, SessionFigures } from './live-session.ts'
 import { OwnedSession } from './owned-session.ts'
 import type { Network } from './qemu-command.ts'
 import type { QemuExit } from './qemu-process.ts'
-import { createSession, guestOf, openSession, pinsOf, QEMU_LOG, type Session, type SessionPlace } from './session.ts'
-import { beginState, pinOf, refuseUnresumable } from './session-begin.ts'
+import {
+  CONTROL_SOCKET,
+  createSession,
+  guestOf,
+  openSession,
+  pinsOf,
+  QEMU_LOG,
+  type Session,
+  type SessionPlace,
+} from './session.ts'
+import { beginState, pinOf, refuseAfterPivot, refuseUnresumable } from './session-begin.ts'
 import { type SessionCommands, sessionCommands } from './session-commands.ts'
-import { CONTROL_SOCKET, hostSession, type SessionHost } from './session-host.ts'
+import { hostSession, type SessionHost } from './session-host.ts'
 import type { SessionState } from './session-state.ts'
 import { step } from './session-step.ts'
 
@@ -163,6 +172,7 @@ class Boot {
 
   async #start(exported: RunningExport, before: SessionState | undefined) {
     const { signal } = this.#request
+    if (before) refuseAfterPivot(before)
     for (const { overlay } of before?.disks ?? []) if (overlay) await checkOverlay(overlay.path, { signal })
     const plan =
       before && !isNewMachine(this.#request)

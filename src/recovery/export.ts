@@ -64,7 +64,8 @@ export async function exportPoint(request: ExportRequest): Promise<RunningExport
     const overlay = overlays?.disk(name)
     const written = overlay && ((range: Range) => overlay.written(range))
     const contexts = diskContexts({ disk: name, point: () => opened.point.id, older, written }, { signal })
-    return { name, description, device: overlay ?? base, readOnly: overlay === undefined, contexts }
+    const path = `${manifest.vm}/${name}`
+    return { name, description, path, device: overlay ?? base, readOnly: overlay === undefined, contexts }
   })
   const server = stack.use(await exporter({ exports, listen, signal }))
   const owned = stack.move()

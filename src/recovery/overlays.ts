@@ -11,6 +11,18 @@ export interface OverlayDisk extends BlockDevice {
 /** All disks of one session, in one folder, owned by one process. Dispose makes everything durable and lets go of it. */
 export interface Overlays extends AsyncDisposable {
   disk(name: string): OverlayDisk
+  /** One instant over all disks: what is written later does not show in its views. Writes go on meanwhile. One at a time. */
+  freeze(options?: AbortOptions): Promise<FrozenOverlays>
+}
+
+export interface FrozenOverlays extends AsyncDisposable {
+  /** `written`: since the overlay was made or was last settled, in order. */
+  disk(name: string): { readonly image: BlockReader; readonly written: readonly Range[] }
+  /**
+   * `base` gives what holds all that the views show, a new point: it becomes what unwritten blocks are read from. Durable
+   * before it resolves; a crash at any step leaves the old state or the new one, and both read the same over that base.
+   */
+  settle(base: (name: string) => BlockReader, options?: AbortOptions): Promise<void>
 }
 
 export interface OpenOverlaysRequest extends AbortOptions {

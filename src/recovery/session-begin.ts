@@ -2,9 +2,9 @@
 import { LifeboatError } from '../core/errors.ts'
 import type { PointSummary, Repository } from '../repository/repository.ts'
 import { hostBootId } from './accelerator.ts'
-import type { RunningExport } from './export.ts'
+import type { OpenedDisks } from './export.ts'
 import type { Session, SessionPlace } from './session.ts'
-import type { SessionState } from './session-state.ts'
+import type { SessionServe, SessionState } from './session-state.ts'
 
 /**
  * Writes the session down before there is anything in the repository for it. `newPinId` is that of the pin that is put next,
@@ -13,7 +13,11 @@ import type { SessionState } from './session-state.ts'
 export async function beginState(
   session: Session,
   { repository, point, clock }: SessionPlace & { readonly repository: Repository; readonly point: PointSummary },
-  { kind, newPinId }: { readonly kind: SessionState['kind']; readonly newPinId: string },
+  {
+    kind,
+    newPinId,
+    serve,
+  }: { readonly kind: SessionState['kind']; readonly newPinId: string; readonly serve?: SessionServe },
 ): Promise<void> {
   const bootId = await hostBootId()
   if (session.state()) {
@@ -33,6 +37,7 @@ export async function beginState(
     disks: [],
     sockets: {},
     ...(session.runDir !== undefined && { runDir: session.runDir }),
+    ...(serve && { serve }),
     figures: {},
   })
 }
@@ -40,7 +45,7 @@ export async function beginState(
 /** The pin that was found or put, for the state. The others that were written down are dropped once it stands there. */
 export function pinOf(
   { point: { pin, ...point }, otherPins = [] }: SessionState,
-  { point: { pinId } }: Pick<RunningExport, 'point'>,
+  { point: { pinId } }: Pick<OpenedDisks, 'point'>,
 ): Pick<SessionState, 'point' | 'otherPins'> {
   const others = [...new Set([...otherPins, ...(pin === undefined ? [] : [pin])])].filter(id => id !== pinId)
   return { point: { ...point, ...(pinId !== undefined && { pin: pinId }) }, otherPins: others }
@@ -72,4 +77,19 @@ export function refuseUnresumable(state: SessionState, kind: SessionState['kind'
         hint: `Nothing was written to it. Remove it, and start anew: ${discard}`,
       },
     )
+}
+
+/** Whether QEMU may be started over the overlays: not where the guest may have gone on elsewhere. Throws 'usage'. */
+export function refuseAfterPivot({ name, migration, disks }: SessionState): void {
+  if (migration?.phase !== 'pivoting') return
+  const targets = migration.targets.map(({ path }) => path).join(' and ')
+  const overlays = disks.flatMap(({ overlay }) => overlay?.path ?? []).join(' and ')
+  throw new LifeboatError(
+    'usage',
+    `the VM of session ${name} was just moving to ${targets} when it ended: what it wrote last may be there`,
+    {
+      details: { object: targets },
+      hint: `Start it from there. Should a target not be complete, the state before the move is in ${overlays}. When the VM runs: lifeboat session discard ${name}`,
+    },
+  )
 }

@@ -10,8 +10,6 @@ import type { OwnedSession } from './owned-session.ts'
 import type { QemuExit } from './qemu-process.ts'
 import { CommandRunner, type SessionCommands } from './session-commands.ts'
 
-export const CONTROL_SOCKET = 'session'
-
 export interface SessionHost extends AsyncDisposable {
   readonly live: OwnedSession
   /** How QEMU ended; undefined where a command has ended the session. Never rejects. */

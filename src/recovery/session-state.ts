@@ -22,6 +22,19 @@ export interface SessionProcess {
 export interface SessionServe {
   readonly listen: { readonly socket: string } | { readonly host: string; readonly port: number }
   readonly writable: boolean
+  /** All of the point's where it is absent. */
+  readonly disks?: readonly string[]
+  /** Words of the command line that the server is made with again. */
+  readonly options?: Readonly<Record<string, string>>
+}
+
+export interface SessionMigration {
+  readonly targets: readonly { readonly disk: string; readonly path: string; readonly format: 'raw' | 'qcow2' }[]
+  /**
+   * copying: the guest is on the overlays. pivoting: on either, only QEMU knows. differs: on the targets, which were found not
+   * to hold what the overlays did.
+   */
+  readonly phase: 'copying' | 'pivoting' | 'differs'
 }
 
 export interface SessionState {
@@ -59,6 +72,8 @@ export interface SessionState {
   readonly serve?: SessionServe
   /** Bytes that must stay free below the overlays; with less the guest is paused. */
   readonly reserve?: number
+  /** One that was begun and has not ended. */
+  readonly migration?: SessionMigration
   /** Figures of the last run, by name. */
   readonly figures: Readonly<Record<string, number>>
 }
@@ -182,7 +197,19 @@ function stateFrom(value: Fields): SessionState {
     ...(value.qemu !== undefined && { qemu: qemuFrom(fields(value, 'qemu')) }),
     ...(value.serve !== undefined && { serve: serveFrom(fields(value, 'serve')) }),
     ...(value.reserve !== undefined && { reserve: number(value, 'reserve') }),
+    ...(value.migration !== undefined && { migration: migrationFrom(fields(value, 'migration')) }),
     figures: record(fields(value, 'figures'), finite),
+  }
+}
+
+function migrationFrom(value: Fields): SessionMigration {
+  return {
+    targets: list(value, 'targets').map(target => {
+      if (!isFields(target)) throw new Error('a target is no object')
+      const format = oneOf(target, 'format', ['raw', 'qcow2'])
+      return { disk: text(target, 'disk'), path: text(target, 'path'), format }
+    }),
+    phase: oneOf(value, 'phase', ['copying', 'pivoting', 'differs']),
   }
 }
 
@@ -194,6 +221,8 @@ function serveFrom(value: Fields): SessionServe {
         ? { host: text(listen, 'host'), port: number(listen, 'port') }
         : { socket: text(listen, 'socket') },
     writable: value.writable === true,
+    ...(value.disks !== undefined && { disks: list(value, 'disks').map(String) }),
+    ...(value.options !== undefined && { options: record(fields(value, 'options'), text) }),
   }
 }
 

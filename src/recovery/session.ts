@@ -19,6 +19,8 @@ const STATE = 'session.json'
 const SOCKET_FOLDER = 'lb-'
 const SOCKET_NAME_MAX = 'control.sock'.length
 const DISCARDED = '.discarded-'
+/** Of the session's owner; QEMU's own is called 'control'. */
+export const CONTROL_SOCKET = 'session'
 
 export interface SessionPlace {
   readonly stateDir: string
@@ -63,6 +65,10 @@ export const inventSessionName = (vm: string, random: Random): string =>
       .slice(0, 48) || 'session'
   }-${hex(random(3))}`
 
+/** Where the owner of a live session is asked. */
+export const controlSocketOf = (stateDir: string, name: string, state: SessionState | undefined): string =>
+  path.join(state?.runDir ?? folderOf(stateDir, name), `${CONTROL_SOCKET}.sock`)
+
 const sessionsDir = (stateDir: string): string => path.join(stateDir, 'sessions')
 const folderOf = (stateDir: string, name: string): string => path.join(sessionsDir(stateDir), checkSessionName(name))
 
@@ -96,7 +102,11 @@ export async function createSession(place: SessionPlace, name: string): Promise<
 /** Throws 'no-such-session', 'session-busy', 'session-damaged', 'session-newer'. */
 export async function openSession(place: SessionPlace, name: string): Promise<Session> {
   // Before the lock as well: a lock file needs a folder.
-  await readSession(place.stateDir, name)
+  const { state, problem } = await showSession(place.stateDir, name)
+  if (state === 'unfinished' && problem !== undefined)
+    throw new LifeboatError('usage', `the start of session ${name} was interrupted before anything was written`, {
+      hint: `Remove it: lifeboat session discard ${name}`,
+    })
   return own(place, name, folderOf(place.stateDir, name), () => readSession(place.stateDir, name))
 }
 

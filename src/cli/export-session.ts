@@ -1,0 +1,134 @@
+/** `export --session`: served until SIGTERM as any export, and resumed with its writes. */
+import { ChunkCache } from '../cache/chunk-cache.ts'
+import { LifeboatError } from '../core/errors.ts'
+import { exportSession, type RunningExportSession } from '../recovery/export-session.ts'
+import { listSessions } from '../recovery/session.ts'
+import type { SessionServe, SessionState } from '../recovery/session-state.ts'
+import type { PointSummary } from '../repository/repository.ts'
+import { changedSince } from './changed-since.ts'
+import { exitCode } from './exit-code.ts'
+import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
+import { notifyReady, stoppedBy } from './host-stopping.ts'
+import type { Invocation, OpenedRepository } from './invocation.ts'
+import { nbdExporter } from './nbd-exporter.ts'
+import { openOverlays } from './overlays.ts'
+import { flatFigures } from './requests.ts'
+import { sessionPlace } from './session-place.ts'
+import { pointOf } from './session-repository.ts'
+import { parseBytes } from './units.ts'
+
+export interface ExportSessionFlags extends ListenFlags {
+  readonly session: string
+  readonly writable?: boolean
+  readonly cacheSize: string
+}
+
+export interface SessionPoint {
+  readonly point: PointSummary
+  readonly older: readonly PointSummary[]
+  /** All of the point's where it is absent. */
+  readonly disks?: readonly string[]
+}
+
+/** Goes on with the session where there is one of that name. */
+export async function serveExportSession(
+  invocation: Invocation,
+  opened: OpenedRepository,
+  at: SessionPoint,
+  flags: ExportSessionFlags,
+): Promise<number> {
+  const { session: name, cacheSize } = flags
+  const known = (await listSessions(invocation.stateDir)).find(session => session.name === name)
+  const words = optionsOf(flags)
+  // Who goes on with a session need not say again where and how it is served.
+  const secured = Object.keys(words).length > 0 ? words : (known?.session?.serve?.options ?? {})
+  await using running = await exportSession({
+    ...sessionPlace(invocation),
+    ...(await serving(invocation, opened, at, secured, cacheSize)),
+    session: name,
+    resume: known !== undefined,
+    disks: at.disks,
+    writable: flags.writable,
+    listen: placeOf(flags, invocation),
+    options: secured,
+  })
+  return await serve(invocation, running)
+}
+
+export async function resumeExport(
+  invocation: Invocation,
+  opened: OpenedRepository,
+  state: SessionState,
+  { cacheSize }: { readonly cacheSize: string },
+): Promise<number> {
+  const point = await pointOf(opened, state, invocation.signal)
+  const older = (await opened.repository.points({ vm: point.vm })).filter(({ takenAt }) => takenAt < point.takenAt)
+  const options = state.serve?.options ?? {}
+  await using running = await exportSession({
+    ...sessionPlace(invocation),
+    ...(await serving(invocation, opened, { point, older }, options, cacheSize)),
+    session: state.name,
+    resume: true,
+  })
+  return await serve(invocation, running)
+}
+
+async function serving(
+  { surroundings, output, signal }: Invocation,
+  { repository, meter }: OpenedRepository,
+  { point, older }: SessionPoint,
+  options: NonNullable<SessionServe['options']>,
+  cacheSize: string,
+) {
+  const security = await securityOf(flagsOf(options), surroundings.clock.now())
+  return {
+    repository,
+    point,
+    exporter: nbdExporter(surroundings.clock, output, security),
+    cache: new ChunkCache({ maxBytes: parseBytes(cacheSize, '--cache-size') }),
+    older: { points: older.map(({ id }) => id), changedSince: changedSince(repository, point.vm) },
+    openOverlays,
+    figures: () => flatFigures(meter.figures()),
+    signal,
+  }
+}
+
+/** Undefined where nothing was said: then the session's own place is meant. */
+function placeOf(flags: ExportSessionFlags, { surroundings }: Invocation): SessionServe['listen'] | undefined {
+  if (flags.socket === undefined && flags.listen === undefined) return undefined
+  const listen = listenAt(flags, surroundings.environment)
+  if (!('descriptor' in listen)) return listen
+  throw new LifeboatError('usage', 'a session listens at an address of its own', { hint: 'say --socket or --listen' })
+}
+
+function optionsOf({ tls, tlsVerify, insecure }: ListenFlags): Readonly<Record<string, string>> {
+  return {
+    ...(tls !== undefined && { tls }),
+    ...(tlsVerify && { 'tls-verify': 'yes' }),
+    ...(insecure && { insecure: 'yes' }),
+  }
+}
+
+function flagsOf({ tls, ...words }: Readonly<Record<string, string>>): ListenFlags {
+  return { tls, tlsVerify: words['tls-verify'] === 'yes', insecure: words.insecure === 'yes' }
+}
+
+async function serve(invocation: Invocation, running: RunningExportSession): Promise<number> {
+  const { output, signal } = invocation
+  for (const warning of running.warnings) output.warning(warning)
+  output.result({ uris: running.uris, session: running.session }, () => {
+    for (const uri of running.uris) output.line(uri)
+  })
+  await notifyReady(invocation)
+  const stopped = Promise.withResolvers<'stopped'>()
+  const onAbort = () => stopped.resolve('stopped')
+  if (signal.aborted) onAbort()
+  else signal.addEventListener('abort', onAbort, { once: true })
+  // Nothing else keeps the process alive should the server's last handle be closed by a fault.
+  const alive = setInterval(() => {}, 1 << 30)
+  await Promise.race([running.ended, stopped.promise])
+  await running.stop(await stoppedBy(invocation))
+  clearInterval(alive)
+  signal.removeEventListener('abort', onAbort)
+  return exitCode.done
+}

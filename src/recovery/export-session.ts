@@ -1,0 +1,174 @@
+/**
+ * An export that outlives its server: `export --session`. Its point stays pinned, what clients write goes to overlays in the
+ * session's folder, and whoever resumes it serves the same disks at the same address.
+ */
+import path from 'node:path'
+import type { ChunkCache } from '../cache/chunk-cache.ts'
+import { hex } from '../core/ids.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { PointSummary, Repository } from '../repository/repository.ts'
+import { undo } from './boot.ts'
+import type { OlderPoints } from './disk-contexts.ts'
+import { exportPoint, type RunningExport } from './export.ts'
+import type { Exporter } from './exporter.ts'
+import type { LiveSession, SessionFigures } from './live-session.ts'
+import type { OpenOverlays } from './overlays.ts'
+import { OwnedSession } from './owned-session.ts'
+import { CONTROL_SOCKET, createSession, openSession, type Session, type SessionPlace } from './session.ts'
+import { beginState, pinOf, refuseUnresumable } from './session-begin.ts'
+import { type SessionCommands, sessionCommands } from './session-commands.ts'
+import { hostSession } from './session-host.ts'
+import type { SessionServe } from './session-state.ts'
+import { step } from './session-step.ts'
+
+export interface ExportSessionRequest extends AbortOptions, SessionPlace {
+  readonly repository: Repository
+  readonly point: PointSummary
+  readonly session: string
+  /** Goes on with a session of that name that nobody serves. */
+  readonly resume?: boolean
+  /** Of a new session: all disks of the point where none are named. */
+  readonly disks?: readonly string[]
+  /** Default: that of the session that resumes, and a socket in the folder of a new one. */
+  readonly listen?: SessionServe['listen']
+  /** Of a new session. Needs `openOverlays`. */
+  readonly writable?: boolean
+  /** Words that the exporter was made with, kept for those who resume. */
+  readonly options?: Readonly<Record<string, string>>
+  readonly openOverlays: OpenOverlays
+  readonly exporter: Exporter
+  readonly cache: ChunkCache
+  readonly older?: OlderPoints
+  readonly commands?: SessionCommands
+  /** More numbers for the session's state, by name. */
+  readonly figures?: () => Readonly<Record<string, number>>
+}
+
+export interface RunningExportSession extends AsyncDisposable {
+  readonly session: string
+  readonly live: LiveSession
+  readonly uris: readonly string[]
+  readonly warnings: readonly string[]
+  readonly figures: () => SessionFigures
+  /** Resolves when a command has ended the session. */
+  readonly ended: Promise<unknown>
+  readonly stop: (by?: 'shutdown') => Promise<void>
+}
+
+/** Resolves once clients are accepted. What fails before that is undone, but for what an earlier run of the session took. */
+export async function exportSession(request: ExportSessionRequest): Promise<RunningExportSession> {
+  const session = await (request.resume ? openSession : createSession)(request, request.session)
+  let mayUndo = !request.resume
+  try {
+    return await serve(request, session, () => {
+      mayUndo = false
+    })
+  } catch (error) {
+    if (mayUndo) await undo(request.repository, session)
+    await session[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function serve(
+  request: ExportSessionRequest,
+  session: Session,
+  clientsMayWrite: () => void,
+): Promise<RunningExportSession> {
+  const { repository, exporter, cache, older, clock, random, signal, commands = sessionCommands } = request
+  const before = session.state()
+  if (before) refuseUnresumable(before, 'export', request.point)
+  await using stack = new AsyncDisposableStack()
+  const newPinId = hex(random(8))
+  const planned = serveOf(request, session)
+  await beginState(session, request, { kind: 'export', newPinId, serve: planned })
+  step('export written down')
+  const exported = stack.use(
+    await exportPoint({
+      repository,
+      point: request.point,
+      disks: planned.disks,
+      exporter,
+      cache,
+      older,
+      signal,
+      listen: planned.listen,
+      pin: 'session',
+      pinId: before?.point.pin,
+      newPinId,
+      overlays: planned.writable
+        ? disks => openOverlaysOf(session, planned, request.openOverlays, disks, signal)
+        : undefined,
+    }),
+  )
+  step('serving')
+  if (before || planned.writable) {
+    exported.point.keepPin()
+    clientsMayWrite()
+  }
+  const listen = actualAddress(planned.listen, exported)
+  await session.update(({ stoppedBy: _, ...state }) => ({
+    ...state,
+    ...pinOf(state, exported),
+    state: 'running',
+    disks: exported.disks.map(({ name, size }) => ({
+      name,
+      size,
+      ...(planned.writable && { overlay: { path: overlayFolder(session.folder), format: 'lifeboat' } }),
+    })),
+    sockets: { ...('socket' in listen && { nbd: listen.socket }) },
+    serve: { ...planned, listen },
+    figures: {},
+  }))
+  exported.point.keepPin()
+  const owned = stack.move()
+  const live = new OwnedSession({
+    session,
+    repository,
+    opened: exported,
+    clock,
+    random,
+    isServing: true,
+    figures: request.figures,
+    close: () => owned.disposeAsync(),
+  })
+  await live.dropOtherPins()
+  const { ended, stop } = await hostSession({ live, socket: session.socketPath(CONTROL_SOCKET), commands, clock })
+  return {
+    session: session.name,
+    live,
+    uris: exported.uris,
+    warnings: exported.point.pinned ? [] : ['the point could not be pinned: it is safe from gc for its grace only'],
+    figures: () => live.figures(),
+    ended,
+    stop,
+    [Symbol.asyncDispose]: () => stop(),
+  }
+}
+
+function serveOf({ listen, writable = false, disks, options }: ExportSessionRequest, session: Session): SessionServe {
+  const before = session.state()?.serve
+  if (before) return listen ? { ...before, listen } : before
+  return {
+    listen: listen ?? { socket: session.socketPath('nbd') },
+    writable,
+    ...(disks && { disks }),
+    ...(options && { options }),
+  }
+}
+
+export const overlayFolder = (folder: string): string => path.join(folder, 'overlay')
+
+export const openOverlaysOf = (
+  { folder }: Pick<Session, 'folder'>,
+  { listen }: SessionServe,
+  open: OpenOverlays,
+  disks: RunningExport['disks'],
+  signal: AbortSignal | undefined,
+) => open({ folder: overlayFolder(folder), disks, durableReplies: 'host' in listen, signal })
+
+/** A port that the system chose stays the session's: its clients come back to it. */
+function actualAddress(planned: SessionServe['listen'], { uris }: RunningExport): SessionServe['listen'] {
+  if ('socket' in planned || planned.port !== 0) return planned
+  return { host: planned.host, port: Number(new URL(uris[0] ?? '').port) }
+}
