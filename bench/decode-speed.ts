@@ -1,4 +1,5 @@
 /** How fast this machine opens the records of a point when it does nothing else: the limit of every restore. */
+import { open } from 'node:fs/promises'
 import { limits, MiB } from '../src/core/limits.ts'
 import { forEachLimited } from '../src/core/scope.ts'
 import { loadPipeline } from '../src/native/native.ts'
@@ -38,19 +39,37 @@ export async function readRecords(store: ObjectStore, repository: BenchRepositor
   return [...records.values()]
 }
 
+const chunkSize = limits.chunkSizeDefault
+const atOnce = BATCH_BYTES / chunkSize
+
+function* batches(records: readonly OpenNode[]) {
+  for (let first = 0; first < records.length; first += atOnce) yield records.slice(first, first + atOnce)
+}
+
 export async function decodeAll(records: readonly OpenNode[]): Promise<void> {
   const pipeline = loadPipeline()
-  const chunkSize = limits.chunkSizeDefault
-  const atOnce = BATCH_BYTES / chunkSize
   const free = Array.from({ length: BATCHES }, () => new Uint8Array(BATCH_BYTES))
-  function* batches() {
-    for (let first = 0; first < records.length; first += atOnce) yield records.slice(first, first + atOnce)
-  }
-  await forEachLimited(batches(), BATCHES, async batch => {
+  await forEachLimited(batches(records), BATCHES, async batch => {
     const target = free.pop() ?? new Uint8Array(BATCH_BYTES)
     await pipeline.openChunks(
       batch.map((record, n) => ({ ...record, target: target.subarray(n * chunkSize, (n + 1) * chunkSize) })),
     )
     free.push(target)
+  })
+}
+
+/** The same, and each content is written once, in the order of the records, into a new file: no tree, no store, no buffers. */
+export async function decodeAndWriteAll(records: readonly OpenNode[], output: string): Promise<void> {
+  const pipeline = loadPipeline()
+  const end = records.length * chunkSize
+  const offsets = new Map(records.map((record, n) => [record, n * chunkSize]))
+  await using file = await open(output, 'wx')
+  await file.truncate(end)
+  const target = { file, chunkSize, end, idKey: new Uint8Array(32) }
+  await forEachLimited(batches(records), BATCHES, async batch => {
+    await pipeline.writeChunks(
+      batch.map(record => ({ ...record, offsets: [offsets.get(record) ?? 0], checkId: false })),
+      target,
+    )
   })
 }

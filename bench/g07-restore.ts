@@ -1,7 +1,7 @@
 /**
  * G7: a full restore. Over a store with 10 ms latency behind a link of 150 MB/s, against the link: 16 parallel GETs of 1 MiB
- * over the same packs. From a repository in memory, against decoding the same records and nothing else, on all cores. From
- * a local folder, against `restic dump`. Outputs lie in memory where there is room, so that no disk is measured.
+ * over the same packs. From a repository in memory, against decoding the same records on all cores, and against decoding and
+ * writing them, which no restore can leave out. From a local folder, against `restic dump`. Outputs lie in memory where there is room, so that no disk is measured.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -13,7 +13,7 @@ import { systemRandom } from '../src/core/random.ts'
 import { forEachLimited } from '../src/core/scope.ts'
 import { restoreDisk } from '../src/recovery/restore.ts'
 import type { ObjectStore } from '../src/storage/object-store.ts'
-import { decodeAll, readRecords } from './decode-speed.ts'
+import { decodeAll, decodeAndWriteAll, readRecords } from './decode-speed.ts'
 import { distant } from './distant-store.ts'
 import { type Goal, judge, median } from './goal.ts'
 import { type Images, images } from './images.ts'
@@ -42,16 +42,20 @@ export const goal: Goal = {
     const records = await readRecords(memory, repository)
     const restic = (await isInstalled('restic')) ? await resticWith(dir, source) : undefined
 
-    const rows: Record<'link' | 'memory' | 'memoryCpu' | 'local', number[]> = {
+    const rows: Record<'link' | 'memory' | 'memoryCpu' | 'writing' | 'writingCpu' | 'local', number[]> = {
       link: [],
       memory: [],
       memoryCpu: [],
+      writing: [],
+      writingCpu: [],
       local: [],
     }
     for (let round = 0; round < rounds; round++) {
       const limit = await spent(() => readAll(distant(memory, LINK), packs))
       const far = await restoreThrough(distant(memory, LINK), repository, output)
       const decode = await spent(() => decodeAll(records))
+      await rm(output, { force: true })
+      const write = await spent(() => decodeAndWriteAll(records, output))
       const near = await restoreThrough(memory, repository, output)
       if (round === 0) await mustBeEqual(source.v1, output)
       const dump =
@@ -62,10 +66,12 @@ export const goal: Goal = {
       rows.link.push(limit.wallSeconds / far.wallSeconds)
       rows.memory.push(decode.wallSeconds / near.wallSeconds)
       rows.memoryCpu.push(decode.cpuSeconds / near.cpuSeconds)
+      rows.writing.push(write.wallSeconds / near.wallSeconds)
+      rows.writingCpu.push(write.cpuSeconds / near.cpuSeconds)
       if (dump) rows.local.push(local.cpuSeconds / dump.cpuSeconds)
-      record(`round ${round}`, { limit, far, decode, near, dump: dump && { ...dump, stdout: '' }, local })
+      record(`round ${round}`, { limit, far, decode, write, near, dump: dump && { ...dump, stdout: '' }, local })
       say(
-        `link ${words(limit)}, over it ${words(far)}; decode ${words(decode)}, from memory ${words(near)}; ` +
+        `link ${words(limit)}, over it ${words(far)}; decode ${words(decode)}, decode and write ${words(write)}, from memory ${words(near)}; ` +
           `local ${words(local)}, restic dump ${dump ? words(dump) : '-'}`,
       )
     }
@@ -92,6 +98,20 @@ export const goal: Goal = {
         product: 'restore',
         peer: 'decoding',
         ratios: rows.memoryCpu,
+        target: { atLeast: 0.9 },
+      }),
+      judge({
+        goal: 'G7: from memory',
+        product: 'restore',
+        peer: 'decoding and writing on all cores',
+        ratios: rows.writing,
+        target: { atLeast: 0.9 },
+      }),
+      judge({
+        goal: 'G7: from memory, by CPU',
+        product: 'restore',
+        peer: 'decoding and writing',
+        ratios: rows.writingCpu,
         target: { atLeast: 0.9 },
       }),
       judge({

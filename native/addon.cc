@@ -4,13 +4,14 @@
 
 #include <exception>
 
+#include "opening.h"
 #include "pipeline.h"
 #include "record.h"
 #include "scattered.h"
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 4;
+constexpr double kVersion = 5;
 
 NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
@@ -33,6 +34,7 @@ NAPI_MODULE_INIT() {
       {"compressChunks", nullptr, compressChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"sealChunks", nullptr, sealChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"openChunks", nullptr, openChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"writeChunks", nullptr, writeChunks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"seekFile", nullptr, seekFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"allocateFile", nullptr, allocateFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"writeBlocks", nullptr, writeBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},

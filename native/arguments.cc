@@ -26,7 +26,8 @@ Bytes Arguments::viewOf(napi_value value, napi_typedarray_type wanted) {
   if (!must(status == napi_ok && type == wanted, "A typed array has the wrong type")) return {};
   if (!must(napi_is_arraybuffer(env_, buffer, &yes) == napi_ok && yes, "Shared memory is refused")) return {};
   if (!must(napi_is_detached_arraybuffer(env_, buffer, &yes) == napi_ok && !yes, "Detached memory is refused")) return {};
-  return {static_cast<uint8_t*>(data), wanted == napi_uint32_array ? length * 4 : length};
+  const size_t width = wanted == napi_float64_array ? 8 : wanted == napi_uint32_array ? 4 : 1;
+  return {static_cast<uint8_t*>(data), length * width};
 }
 
 uint64_t Arguments::integer(size_t index) {

@@ -27,6 +27,8 @@ class Arguments {
   Bytes viewOf(napi_value value, napi_typedarray_type type = napi_uint8_array);
   /** A view on a Uint32Array, length in bytes. */
   Bytes words(size_t index) { return viewOf(value(index), napi_uint32_array); }
+  /** A view on a Float64Array, length in bytes. */
+  Bytes numbers(size_t index) { return viewOf(value(index), napi_float64_array); }
   /** An integer of 0 to 2^53 - 1. */
   uint64_t integer(size_t index);
 

@@ -1,35 +1,17 @@
 #include "pipeline.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 
 #include "arguments.h"
 #include "batch.h"
+#include "chunks.h"
 #include "record.h"
 #include "sha256_lanes.h"
 
 namespace {
 
-constexpr size_t kChunkMin = 4 * 1024;
-constexpr size_t kChunkMax = 4 * 1024 * 1024;
 constexpr uint64_t kSlots = 65535;
-
-bool isChunkSize(uint64_t size) { return size >= kChunkMin && size <= kChunkMax && (size & (size - 1)) == 0; }
-
-bool isZero(const uint8_t* data, size_t length) { return data[0] == 0 && memcmp(data, data + 1, length - 1) == 0; }
-
-std::vector<uint8_t> copyOf(Bytes bytes) { return {bytes.data, bytes.data + bytes.length}; }
-
-std::vector<uint32_t> wordsOf(Bytes bytes) {
-  std::vector<uint32_t> words(bytes.length / 4);
-  if (!words.empty()) memcpy(words.data(), bytes.data, bytes.length);
-  return words;
-}
-
-/** Hands items to parts one by one, so that a part with easy ones takes more. */
-using Counter = std::shared_ptr<std::atomic<size_t>>;
-Counter counter() { return std::make_shared<std::atomic<size_t>>(0); }
 
 /** Chunks that wait for a group to be hashed together, and their ids. */
 class IdGroup {
@@ -195,56 +177,4 @@ napi_value sealChunks(napi_env env, napi_callback_info info) {
     }
   };
   return startBatch(env, args.values(), partsFor(body.length, count), std::move(batch));
-}
-
-// (buffers: stored and target of each record in turn, places: slot u32 | id | key | aadPrefix of each record).
-// The array is made for this call, so that nothing else changes it. Resolves to -1, or 8 x position + fault.
-napi_value openChunks(napi_env env, napi_callback_info info) {
-  constexpr size_t kPlace = 4 + kId + kKey + kAadPrefix;
-  struct Record {
-    Bytes stored, target;
-  };
-  Arguments args(env, info, 2);
-  const Bytes places_view = args.bytes(1);
-  bool is_array = false;
-  napi_is_array(env, args.value(0), &is_array);
-  uint32_t elements = 0;
-  if (is_array) napi_get_array_length(env, args.value(0), &elements);
-  const size_t count = elements / 2;
-  const bool fits = is_array && elements % 2 == 0 && places_view.length == count * kPlace;
-  if (!args.must(fits, "The records' arrays do not fit each other")) return nullptr;
-
-  std::vector<Record> records(count);
-  size_t bytes = 0;
-  for (uint32_t index = 0; index < count && args.ok(); index++) {
-    napi_value stored, target;
-    napi_get_element(env, args.value(0), index * 2, &stored);
-    napi_get_element(env, args.value(0), index * 2 + 1, &target);
-    records[index] = {args.viewOf(stored), args.viewOf(target)};
-    args.must(records[index].target.length <= kChunkMax, "A target is larger than the largest chunk");
-    args.must(records[index].stored.length <= kContentMax + kOverhead, "A stored record is too large");
-    bytes += records[index].target.length;
-  }
-  if (!args.ok()) return nullptr;
-
-  auto fault = std::make_shared<std::atomic<size_t>>(SIZE_MAX);
-  Batch batch;
-  batch.run = [=, records = std::move(records), places = copyOf(places_view), next = counter()](unsigned) {
-    Sealer sealer;
-    for (size_t index; (index = (*next)++) < count;) {
-      const uint8_t* place = places.data() + index * kPlace;
-      const uint32_t slot = static_cast<uint32_t>(place[0]) << 24 | place[1] << 16 | place[2] << 8 | place[3];
-      const Place where{slot, place + 4, place + 4 + kId, place + 4 + kId + kKey};
-      const Record& record = records[index];
-      const Fault found = sealer.open(record.stored.data, record.stored.length, where, record.target.data, record.target.length);
-      if (found == Fault::kNone) continue;
-      // The first bad record by position, whichever part met it first; no later one is begun.
-      const size_t code = index * 8 + static_cast<size_t>(found);
-      for (size_t known = *fault; code < known && !fault->compare_exchange_weak(known, code);) {
-      }
-      next->store(count);
-    }
-  };
-  batch.result = [=] { return *fault == SIZE_MAX ? -1.0 : static_cast<double>(*fault); };
-  return startBatch(env, args.values(), partsFor(bytes, count), std::move(batch));
 }

@@ -7,4 +7,3 @@ napi_value digestUnits(napi_env env, napi_callback_info info);
 napi_value limitLanes(napi_env env, napi_callback_info info);
 napi_value compressChunks(napi_env env, napi_callback_info info);
 napi_value sealChunks(napi_env env, napi_callback_info info);
-napi_value openChunks(napi_env env, napi_callback_info info);

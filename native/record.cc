@@ -100,6 +100,12 @@ void loadCrypto() {
   if (!gcm || !hmac || !sha) throw std::runtime_error("This Node's OpenSSL has no AES-256-GCM, HMAC or SHA-256");
 }
 
+uint8_t* contentMemory(size_t length) {
+  thread_local std::vector<uint8_t> bytes;
+  if (bytes.size() < length) bytes.resize(length);
+  return bytes.data();
+}
+
 void sha256(const uint8_t* data, size_t length, uint8_t* digest) {
   unsigned written = 0;
   must(EVP_Digest(data, length, digest, &written, sha, nullptr));

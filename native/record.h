@@ -13,13 +13,16 @@ constexpr size_t kId = 32;
 constexpr size_t kKey = 32;
 
 /** The order is that of RECORD_FAULTS in src/native/record.ts. */
-enum class Fault { kShort, kTag, kCodec, kLength, kZstd, kNone };
+enum class Fault { kShort, kTag, kCodec, kLength, kZstd, kId, kNone };
 
 /** Throws std::runtime_error where this process has no OpenSSL 3 with the algorithms. */
 void loadCrypto();
 
 /** One message. */
 void sha256(const uint8_t* data, size_t length, uint8_t* digest);
+
+/** Memory of this thread for one content, the caller's until the thread asks again. */
+uint8_t* contentMemory(size_t length);
 
 /** HMAC-SHA-256 under one key, one message after the other. */
 class Digest {

@@ -1,7 +1,8 @@
 /** The pipeline in the addon: on libuv's pool, over all processors, with contexts that are kept. */
+import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
 import type { Addon } from './addon.ts'
-import type { OpenRecord, Pipeline } from './pipeline.ts'
-import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits } from './pipeline-arguments.ts'
+import type { OpenNode, Pipeline } from './pipeline.ts'
+import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits, checkWrite } from './pipeline-arguments.ts'
 import { AAD_PREFIX_BYTES, badRecord, RECORD_FAULTS } from './record.ts'
 import { openNodes } from './twin.ts'
 
@@ -42,14 +43,41 @@ export const addonPipeline = (addon: Addon): Pipeline => ({
     checkOpen(records)
     const buffers: Uint8Array[] = []
     for (const { stored, target } of records) buffers.push(stored, target)
-    const failure = await addon.openChunks(buffers, placesOf(records))
-    const fault = failure < 0 ? undefined : RECORD_FAULTS[failure % 8]
-    if (fault) throw badRecord(Math.floor(failure / 8), fault)
+    throwFault(await addon.openChunks(buffers, placesOf(records)))
+  },
+
+  async writeChunks(records, target) {
+    checkWrite(records, target)
+    const { file, chunkSize, end, idKey } = target
+    const outcome = await addon.writeChunks(
+      file.fd,
+      chunkSize,
+      end,
+      idKey,
+      records.map(({ stored }) => stored),
+      placesOf(records),
+      Uint32Array.from(records, ({ offsets }) => offsets.length),
+      Uint8Array.from(records, ({ checkId }) => (checkId ? 1 : 0)),
+      Float64Array.from(records.flatMap(({ offsets }) => offsets)),
+    )
+    if (outcome < -1) throw writeError(-1 - outcome)
+    throwFault(outcome)
   },
 })
 
+function throwFault(outcome: number): void {
+  const fault = outcome < 0 ? undefined : RECORD_FAULTS[outcome % 8]
+  if (fault) throw badRecord(Math.floor(outcome / 8), fault)
+}
+
+/** As Node's own calls say it. */
+function writeError(errno: number): Error {
+  const code = getSystemErrorName(-errno)
+  return Object.assign(new Error(`${code}: ${getSystemErrorMessage(-errno)}, write`), { code, errno: -errno })
+}
+
 /** One array instead of five objects a record: reading those in C++ would take longer than opening small records. */
-function placesOf(records: readonly OpenRecord[]): Uint8Array {
+function placesOf(records: readonly OpenNode[]): Uint8Array {
   const places = new Uint8Array(records.length * PLACE_BYTES)
   const view = new DataView(places.buffer)
   records.forEach(({ slot, id, key, aadPrefix }, index) => {

@@ -30,6 +30,21 @@ export interface Addon {
   ): Promise<number>
   /** `buffers`: stored and target in turn. `places`: slot u32 | id | key | AAD prefix of each. -1, or 8 x position + fault. */
   openChunks(buffers: readonly Uint8Array[], places: Uint8Array): Promise<number>
+  /**
+   * `places` as above. `counts`: how many of the offsets each record has. `checks`: 1 where its id is computed anew.
+   * -1, 8 x position + fault, or -1 - errno.
+   */
+  writeChunks(
+    fd: number,
+    chunkSize: number,
+    end: number,
+    idKey: Uint8Array,
+    stored: readonly Uint8Array[],
+    places: Uint8Array,
+    counts: Uint32Array,
+    checks: Uint8Array,
+    offsets: Float64Array,
+  ): Promise<number>
   /** The offset, or -errno. */
   seekFile(fd: number, offset: number, kind: 0 | 1): Promise<number>
   /** 0, or errno. */

@@ -1,6 +1,6 @@
 /** Checks of a batch's shape. A caller that breaks one of these is wrong itself, so they throw RangeError, not LifeboatError. */
 import { limits } from '../core/limits.ts'
-import type { OpenNode, OpenRecord, SealBatch } from './pipeline.ts'
+import type { ChunkFile, OpenNode, OpenRecord, SealBatch, WriteRecord } from './pipeline.ts'
 import { AAD_PREFIX_BYTES, RECORD_CONTENT_MAX, RECORD_OVERHEAD } from './record.ts'
 
 const ID_BYTES = 32
@@ -83,6 +83,16 @@ export function checkOpen(records: readonly (OpenNode | OpenRecord)[]): void {
     mustOwn(record.target, 'target')
     must(record.target.length <= limits.chunkSizeMax, 'A target is larger than the largest chunk')
   }
+}
+
+export function checkWrite(records: readonly WriteRecord[], { chunkSize, end, idKey }: ChunkFile): void {
+  checkOpen(records)
+  mustBeChunkSize(chunkSize)
+  must(Number.isSafeInteger(end) && end >= 0, 'The end is not a position')
+  must(idKey.length === KEY_BYTES, 'The id key has not 32 bytes')
+  for (const { offsets } of records)
+    for (const offset of offsets)
+      must(Number.isSafeInteger(offset) && offset >= 0 && offset < end, 'An offset lies past the end')
 }
 
 function checkPlace(key: Uint8Array, aadPrefix: Uint8Array): void {

@@ -7,6 +7,8 @@
  * that names the first bad record by its position; no buffer is touched after the promise settles.
  * What it does not know: packs, stores, or where keys come from.
  */
+import type { OpenFile } from './sparse-file.ts'
+
 export interface DigestResult {
   /** 32 bytes a chunk: HMAC-SHA-256(idKey, chunk). The bytes of an all-zero chunk's id are unspecified. */
   readonly ids: Uint8Array
@@ -41,6 +43,23 @@ export interface OpenRecord {
 
 export type OpenNode = Omit<OpenRecord, 'target'>
 
+/** A record whose content goes into a file. */
+export interface WriteRecord extends OpenNode {
+  /** Where it begins in the file, bytes; any number of places. */
+  readonly offsets: readonly number[]
+  /** Its id is computed anew, too, before a byte is written. */
+  readonly checkId: boolean
+}
+
+export interface ChunkFile {
+  readonly file: OpenFile
+  readonly chunkSize: number
+  /** What would lie beyond this offset is cut off: the last chunk of a disk. */
+  readonly end: number
+  /** 32 bytes, of `digestChunks`. */
+  readonly idKey: Uint8Array
+}
+
 export interface Pipeline {
   /** source.length is a multiple of chunkSize. */
   digestChunks(source: Uint8Array, chunkSize: number, idKey: Uint8Array): Promise<DigestResult>
@@ -61,6 +80,12 @@ export interface Pipeline {
   sealChunks(batch: SealBatch): Promise<void>
   /** Throws 'corrupt-object' with `details.position` where a tag, codec or length is wrong; targets are then undefined. */
   openChunks(records: readonly OpenRecord[]): Promise<void>
-  /** The same for contents of unknown length up to `limits.nodeBytesMax`; each result is fresh memory. */
+  /**
+   * As `openChunks`, and each content is written as soon as it is proven, by the thread that decoded it, out of memory for one
+   * chunk a thread. Also throws what the system says of a write, with its `code`. After an error some contents may be written,
+   * each whole or in part, but only such as were proven. The file stays open until this settles.
+   */
+  writeChunks(records: readonly WriteRecord[], target: ChunkFile): Promise<void>
+  /** The same as `openChunks` for contents of unknown length up to `limits.nodeBytesMax`; each result is fresh memory. */
   openNodes(records: readonly OpenNode[]): Promise<Uint8Array[]>
 }

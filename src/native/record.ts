@@ -18,7 +18,7 @@ export const CODEC_STORED = 0
 export const CODEC_ZSTD = 1
 
 /** The order is that of the addon's result codes. */
-export const RECORD_FAULTS = ['short', 'tag', 'codec', 'length', 'zstd'] as const
+export const RECORD_FAULTS = ['short', 'tag', 'codec', 'length', 'zstd', 'id'] as const
 export type RecordFault = (typeof RECORD_FAULTS)[number]
 
 const MEANING: Readonly<Record<RecordFault, string>> = {
@@ -27,6 +27,7 @@ const MEANING: Readonly<Record<RecordFault, string>> = {
   codec: 'names an unknown codec',
   length: 'does not have the length that belongs there',
   zstd: 'does not decompress to the length that it states',
+  id: 'holds another content than its id says',
 }
 
 /** A record of a batch that must not be used. Whoever knows the pack catches this and names the object. */

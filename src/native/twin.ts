@@ -1,9 +1,10 @@
 /** The pipeline in plain TypeScript: the oracle of the addon's tests. It works on the calling thread. */
 import { createHash, createHmac } from 'node:crypto'
+import { writeSync } from 'node:fs'
 import { constants, zstdCompressSync } from 'node:zlib'
 import { limits } from '../core/limits.ts'
 import type { OpenNode, Pipeline } from './pipeline.ts'
-import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits } from './pipeline-arguments.ts'
+import { checkCompress, checkDigest, checkOpen, checkSeal, checkUnits, checkWrite } from './pipeline-arguments.ts'
 import { badRecord, CODEC_STORED, CODEC_ZSTD, openRecord, RECORD_HEAD, RECORD_TAG, sealRecord } from './record.ts'
 import { isZero } from './zero.ts'
 
@@ -22,6 +23,9 @@ function encodeRecord(chunk: Uint8Array, target: Uint8Array): number {
   target.set(payload, RECORD_HEAD)
   return RECORD_HEAD + payload.length
 }
+
+const isContentOf = (content: Uint8Array, idKey: Uint8Array, id: Uint8Array): boolean =>
+  !isZero(content) && createHmac('sha256', idKey).update(content).digest().equals(id)
 
 /** Nodes are few and small, so both pipelines open them here. */
 export async function openNodes(records: readonly OpenNode[]): Promise<Uint8Array[]> {
@@ -93,5 +97,20 @@ export const twinPipeline: Pipeline = {
       if (typeof content === 'string') throw badRecord(position, content)
       target.set(content)
     })
+  },
+
+  async writeChunks(records, target) {
+    checkWrite(records, target)
+    const { file, chunkSize, end, idKey } = target
+    for (const [position, record] of records.entries()) {
+      const content = openRecord(record.stored, record, length => length === chunkSize)
+      if (typeof content === 'string') throw badRecord(position, content)
+      if (record.checkId && !isContentOf(content, idKey, record.id)) throw badRecord(position, 'id')
+      for (const offset of record.offsets) {
+        const part = content.subarray(0, end - offset)
+        for (let done = 0; done < part.length; )
+          done += writeSync(file.fd, part, done, part.length - done, offset + done)
+      }
+    }
   },
 }

@@ -8,10 +8,13 @@ import path from 'node:path'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { hex } from '../core/ids.ts'
 import type { Random } from '../core/random.ts'
+import type { OpenFile } from '../native/sparse-file.ts'
 
 export interface RestoreTarget {
   /** What was there before shows through where nothing is written, so zeros have to be written, and equal chunks need not be. */
   readonly inPlace: boolean
+  /** For who writes past this target: all such writes end before `finish` and `abandon`. */
+  readonly file: OpenFile
   readonly write: (bytes: Uint8Array, offset: number) => Promise<void>
   /** Past the end of what is there: zeros. */
   readonly read: (target: Uint8Array, offset: number) => Promise<void>
@@ -122,6 +125,7 @@ async function blockDeviceSize(file: FileHandle): Promise<number> {
 }
 
 const io = (file: FileHandle, output: string) => ({
+  file,
   write: async (bytes: Uint8Array, offset: number) => {
     for (let done = 0; done < bytes.length; ) {
       const { bytesWritten } = await file.write(bytes, done, bytes.length - done, offset + done).catch(error => {

@@ -149,15 +149,56 @@ interface Wanted {
   readonly indexes: number[]
 }
 
+async function copyBatch(copy: Copy, batch: Batch, signal: AbortSignal): Promise<void> {
+  const { source, target, compare } = copy
+  const refs = await source.locate(batch.first, batch.count, { signal })
+  const there = target.inPlace ? await readBatch(source, target, batch.first, batch.count) : undefined
+  if (source.writeTo && !compare) await writeBatch(copy, batch, refs, there, signal)
+  else await mergeBatch(copy, batch, refs, there, signal)
+}
+
+/** Contents go from where they are decoded into the file; here only zeros are written, where there is something else. */
+async function writeBatch(
+  { source, target, counts }: Copy,
+  { first }: Batch,
+  refs: readonly (ChunkRef | undefined)[],
+  there: Uint8Array | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  const { size, chunkSize } = source
+  const offsets = new Map<string, number[]>()
+  const places = new Map<ChunkRef, readonly number[]>()
+  for (const [i, ref] of refs.entries()) {
+    const offset = (first + i) * chunkSize
+    const length = Math.min(chunkSize, size - offset)
+    if (ref) {
+      const key = chunkKey(ref.id)
+      const known = offsets.get(key)
+      if (known) known.push(offset)
+      else {
+        const own = [offset]
+        offsets.set(key, own)
+        places.set(ref, own)
+        counts.bytesFetched += ref.length
+      }
+    } else {
+      if (!there || isZero(there.subarray(i * chunkSize, (i + 1) * chunkSize))) continue
+      await target.write(ZEROS.subarray(0, length), offset)
+    }
+    counts.bytesWritten += length
+  }
+  if (places.size > 0) await source.writeTo?.(target.file, places, { signal })
+}
+
 /** A batch's contents are decoded to where they stand in one buffer, and leave it in as few writes as there are runs. */
-async function copyBatch(
+async function mergeBatch(
   { source, target, compare, counts, atOnce, buffers }: Copy,
   { first, count }: Batch,
+  refs: readonly (ChunkRef | undefined)[],
+  there: Uint8Array | undefined,
   signal: AbortSignal,
 ): Promise<void> {
   const { chunkSize } = source
-  const refs = await source.locate(first, count, { signal })
-  const there = target.inPlace ? await readBatch(source, target, first, count) : undefined
   const same = there && compare ? await alreadyThere(source, refs, there) : undefined
   const content = buffers.pop() ?? new Uint8Array(Buffer.allocUnsafeSlow(atOnce * chunkSize).buffer)
   const chunkOf = (bytes: Uint8Array, i: number) => bytes.subarray(i * chunkSize, (i + 1) * chunkSize)

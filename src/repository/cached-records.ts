@@ -70,7 +70,8 @@ export class CachedRecords {
     if (there.length === 0) return []
     const sealed = there.map(({ ref, stored }) => {
       const object = packKey(request.kind, request.domain, ref.pack)
-      return { object, pack: ref.pack, slot: ref.slot, id: ref.id, stored, target: request.targetOf?.(ref) }
+      const goesTo = { target: request.targetOf?.(ref), offsets: request.sink?.offsetsOf(ref) }
+      return { object, pack: ref.pack, slot: ref.slot, id: ref.id, stored, ...goesTo }
     })
     return await this.#opener.open(request, sealed, options).catch(() => [])
   }

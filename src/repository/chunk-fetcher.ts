@@ -66,6 +66,16 @@ export class ChunkFetcher {
     if (joined.left.length > 0) await this.fetch(request, joined.left, deliver, options)
   }
 
+  /** Into the request's sink, past all who might want a copy. Settles when nothing is written any longer. Throws as `fetch`. */
+  async write(request: RecordRequest, refs: readonly ChunkRef[], options: AbortOptions): Promise<void> {
+    let failure: { error: unknown } | undefined
+    const fail = (_ref: ChunkRef, error: unknown) => {
+      failure ??= { error }
+    }
+    await this.#records.read(request, refs, { deliver: () => {}, fail }, options)
+    if (failure) throw failure.error
+  }
+
   #land(own: Map<ChunkRef, string>, ref: ChunkRef, outcome: Outcome, content?: Uint8Array): void {
     const name = own.get(ref)
     if (name === undefined) return

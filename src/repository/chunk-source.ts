@@ -1,6 +1,7 @@
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { Pipeline } from '../native/pipeline.ts'
+import type { OpenFile } from '../native/sparse-file.ts'
 import type { ChunkFetcher } from './chunk-fetcher.ts'
 import { type Harm, withHarm } from './harm.ts'
 import type { Keyring } from './keyring.ts'
@@ -68,17 +69,21 @@ export class DiskChunks implements ChunkSource {
     deliver: (ref: ChunkRef, content: Uint8Array, from?: ContentOrigin) => void,
     { targetOf, ...options }: FetchOptions = {},
   ): Promise<void> {
-    const { domain } = this.tree
-    const request = {
-      kind: 'data',
-      domain,
-      chunkSize: this.chunkSize,
-      checkIds: 'sampled',
-      owner: this.tree,
-      targetOf,
-    } as const
     try {
-      await this.#fetcher.fetch(request, refs, deliver, options)
+      await this.#fetcher.fetch({ ...this.#request(), targetOf }, refs, deliver, options)
+    } catch (error) {
+      throw withHarm(error, this.#harm)
+    }
+  }
+
+  async writeTo(
+    file: OpenFile,
+    places: ReadonlyMap<ChunkRef, readonly number[]>,
+    options: AbortOptions = {},
+  ): Promise<void> {
+    const sink = { file, end: this.size, offsetsOf: (ref: ChunkRef) => places.get(ref) ?? [] }
+    try {
+      await this.#fetcher.write({ ...this.#request(), sink }, [...places.keys()], options)
     } catch (error) {
       throw withHarm(error, this.#harm)
     }
@@ -93,6 +98,11 @@ export class DiskChunks implements ChunkSource {
     for (const [i, { id }] of refs.entries())
       flags[i] = zero[i] === 0 && Buffer.compare(ids.subarray(i * id.length, (i + 1) * id.length), id) === 0 ? 1 : 0
     return flags
+  }
+
+  #request() {
+    const { domain } = this.tree
+    return { kind: 'data', domain, chunkSize: this.chunkSize, checkIds: 'sampled', owner: this.tree } as const
   }
 
   #refuseOutside(first: number, count: number): void {

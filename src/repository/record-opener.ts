@@ -4,8 +4,9 @@ import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { OpenNode, Pipeline } from '../native/pipeline.ts'
+import type { OpenFile } from '../native/sparse-file.ts'
 import type { PackKind } from './pack-codec.ts'
-import type { RecordKeys } from './record-keys.ts'
+import type { PackSecret, RecordKeys } from './record-keys.ts'
 import type { ChunkRef } from './repository.ts'
 
 export interface RecordRequest {
@@ -19,6 +20,16 @@ export interface RecordRequest {
   readonly owner?: object
   /** Memory for a content, chunkSize bytes; only where ids are sampled. Absent: fresh memory. */
   readonly targetOf?: (ref: ChunkRef) => Uint8Array
+  /** Contents go into a file instead; what is delivered is then empty. Only where ids are sampled. */
+  readonly sink?: ChunkSink
+}
+
+export interface ChunkSink {
+  readonly file: OpenFile
+  /** The end of the disk, where its last chunk is cut off. */
+  readonly end: number
+  /** Where a content goes, bytes from the beginning of the file. */
+  readonly offsetsOf: (ref: ChunkRef) => readonly number[]
 }
 
 /** Sealed bytes, with what they were sealed for: pack and slot of the origin. */
@@ -29,6 +40,8 @@ export interface SealedRecord {
   readonly id: Uint8Array
   readonly stored: Uint8Array
   readonly target?: Uint8Array
+  /** With a sink. */
+  readonly offsets?: readonly number[]
 }
 
 export interface RecordOpenerOptions {
@@ -37,10 +50,15 @@ export interface RecordOpenerOptions {
   readonly random: Random
 }
 
+const WRITTEN = new Uint8Array(0)
+const OTHER_CONTENT = 'holds another content than its id says'
+const NO_KEY = new Uint8Array(32)
+
 /** Opens records in batches; for each its content, or the error that names it. */
 export class RecordOpener {
   readonly #options: RecordOpenerOptions
   #dice: Uint8Array = new Uint8Array(0)
+  #thrown = 0
 
   constructor(options: RecordOpenerOptions) {
     this.#options = options
@@ -56,7 +74,8 @@ export class RecordOpener {
     } catch (error) {
       if (!isLifeboatError(error, 'corrupt-object')) throw error
       const [only] = records
-      if (records.length === 1 && only) return [damaged(only, request, error)]
+      const what = error.details.reason === 'id' ? OTHER_CONTENT : undefined
+      if (records.length === 1 && only) return [damaged(only, request, error, what)]
     }
     // A batch fails as a whole: one by one tells the good from the bad.
     const results: (Uint8Array | LifeboatError)[] = []
@@ -71,11 +90,18 @@ export class RecordOpener {
   ): Promise<(Uint8Array | LifeboatError)[]> {
     const { recordKeys, pipeline } = this.#options
     const batch: OpenNode[] = []
+    let secret: ({ readonly of: PackId } & PackSecret) | undefined
     for (const { pack, slot, id, stored } of records) {
-      const { key, aadPrefix } = await recordKeys.of(request.kind, request.domain, pack, options)
-      batch.push({ stored, slot, id, key, aadPrefix })
+      // Records of a run mostly come from one pack.
+      if (secret?.of !== pack)
+        secret = { of: pack, ...(await recordKeys.of(request.kind, request.domain, pack, options)) }
+      batch.push({ stored, slot, id, key: secret.key, aadPrefix: secret.aadPrefix })
     }
     if (request.kind === 'meta') return pipeline.openNodes(batch)
+    if (request.sink) {
+      await this.#write(request.sink, request, records, batch, options)
+      return batch.map(() => WRITTEN)
+    }
     const targets = targetsOf(records, request)
     await pipeline.openChunks(batch.map((record, n) => ({ ...record, target: targets.chunks[n]! })))
     const results: (Uint8Array | LifeboatError)[] = targets.chunks
@@ -88,6 +114,28 @@ export class RecordOpener {
           results[n] = checked[0]!
         }
     return results
+  }
+
+  async #write(
+    { file, end }: ChunkSink,
+    { domain, chunkSize }: RecordRequest,
+    records: readonly SealedRecord[],
+    batch: readonly OpenNode[],
+    options: AbortOptions,
+  ): Promise<void> {
+    const [first] = records
+    if (!first) return
+    const { recordKeys, pipeline } = this.#options
+    // The id keys of all epochs of a domain are the same.
+    const { chunkIdKey } = await recordKeys.domain(domain, first.pack, options)
+    await pipeline.writeChunks(
+      batch.map((record, n) => ({
+        ...record,
+        offsets: records[n]?.offsets ?? [],
+        checkId: chunkIdKey !== undefined && this.#isSampled(),
+      })),
+      { file, chunkSize, end, idKey: chunkIdKey ?? NO_KEY },
+    )
   }
 
   /** Replaces the contents in `results` whose recomputed id is another than their entry's. */
@@ -106,14 +154,15 @@ export class RecordOpener {
     const { ids, zero } = await this.#options.pipeline.digestChunks(whole, request.chunkSize, chunkIdKey)
     for (const [n, record] of records.entries())
       if (zero[n] === 1 || Buffer.compare(ids.subarray(n * 32, n * 32 + 32), record.id) !== 0)
-        results[n] = damaged(record, request, undefined, 'holds another content than its id says')
+        results[n] = damaged(record, request, undefined, OTHER_CONTENT)
   }
 
   #isSampled(): boolean {
-    if (this.#dice.length === 0) this.#dice = this.#options.random(1024)
-    const [drawn = 0] = this.#dice
-    this.#dice = this.#dice.subarray(1)
-    return drawn % limits.idCheckOneIn === 0
+    if (this.#thrown === this.#dice.length) {
+      this.#dice = this.#options.random(1024)
+      this.#thrown = 0
+    }
+    return this.#dice[this.#thrown++]! % limits.idCheckOneIn === 0
   }
 }
 

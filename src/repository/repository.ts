@@ -10,6 +10,7 @@
 import type { DomainId, LeaseId, PackId, PointId, RepositoryId } from '../core/ids.ts'
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { OpenFile } from '../native/sparse-file.ts'
 import type { ObjectStore, StoreCapabilities } from '../storage/object-store.ts'
 
 export type PointKind = 'full' | 'incremental' | 'differential'
@@ -128,6 +129,12 @@ export interface ChunkSource {
     deliver: (ref: ChunkRef, content: Uint8Array, from?: ContentOrigin) => void,
     options?: FetchOptions,
   ): Promise<void>
+  /**
+   * Fetches and authenticates as `fetch` does, and writes each chunk at its offsets into the file, cut off at `size`, without
+   * holding it in memory. Settles when nothing is written any longer. Also throws what the system says of a write. A source
+   * that only has contents in memory leaves it out.
+   */
+  writeTo?(file: OpenFile, places: ReadonlyMap<ChunkRef, readonly number[]>, options?: AbortOptions): Promise<void>
   /**
    * 1 where refs[i] holds exactly bytes [i x chunkSize, (i + 1) x chunkSize) of `contents`, told by its keyed id and without a
    * request. Absent where the holder of the keys may not compute ids. For `restore --onto`, which then fetches only what differs.

@@ -54,7 +54,10 @@ export function memoryStore(options: MemoryOptions = {}): MemoryStore {
       const found = objects.get(key)
       if (!found) throw absent(key)
       const { offset, length } = clipRange(key, found.bytes.length, range)
-      return found.bytes.slice(offset, offset + length)
+      const { buffer } = Buffer.allocUnsafeSlow(length)
+      const bytes = new Uint8Array(buffer)
+      bytes.set(found.bytes.subarray(offset, offset + length))
+      return bytes
     },
 
     async head(key, { signal } = {}) {

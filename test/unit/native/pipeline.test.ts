@@ -363,6 +363,12 @@ test('the addon checks every length again by itself', () => {
   const raw = loadAddon()
   const [bytes, key] = [new Uint8Array(64 * KiB), random(32)]
   const ids = new Uint8Array(16 * 32)
+  const one = { places: new Uint8Array(120), counts: Uint32Array.of(1), checks: new Uint8Array(1) }
+  const write = { chunkSize: 4096, idKey: key, ...one, offsets: new Float64Array([0]) }
+  const writeRaw = (other: Partial<typeof write>) => {
+    const { chunkSize, idKey, places, counts, checks, offsets } = { ...write, ...other }
+    return raw.writeChunks(999, chunkSize, 4096, idKey, [bytes], places, counts, checks, offsets)
+  }
   const bad = [
     () => raw.digestChunks(bytes, 4096, key, ids, new Uint8Array(15)),
     () => raw.digestChunks(bytes, 4096, key, ids.subarray(1), new Uint8Array(16)),
@@ -379,6 +385,16 @@ test('the addon checks every length again by itself', () => {
       raw.sealChunks(bytes.subarray(0, 20), Uint32Array.of(20), 65_535, ids.subarray(0, 32), key, new Uint8Array(52)),
     () => raw.openChunks([bytes], new Uint8Array(120)),
     () => raw.openChunks([bytes, bytes], new Uint8Array(119)),
+    () => writeRaw({ chunkSize: 4095 }),
+    () => writeRaw({ idKey: key.subarray(1) }),
+    () => writeRaw({ places: new Uint8Array(119) }),
+    () => writeRaw({ counts: new Uint32Array(2) }),
+    () => writeRaw({ counts: Uint32Array.of(2) }),
+    () => writeRaw({ checks: new Uint8Array(0) }),
+    () => writeRaw({ offsets: new Float64Array([0, 0]) }),
+    () => writeRaw({ offsets: new Float64Array([4096]) }),
+    () => writeRaw({ offsets: new Float64Array([-1]) }),
+    () => writeRaw({ offsets: new Float64Array([Number.NaN]) }),
   ]
   for (const call of bad) assert.throws(call, RangeError, String(call))
 })
