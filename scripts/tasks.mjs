@@ -41,7 +41,7 @@ export const PACKAGE_GROUPS = {
     packages: { softhsm2: '/usr/lib/softhsm/libsofthsm2.so' },
   },
   debian: {
-    why: 'to build the Debian guest',
+    why: 'to build the Debian guest, and the NBD programs of a newer Debian to test against',
     packages: { mmdebstrap: '/usr/bin/mmdebstrap' },
   },
   ceph: {

@@ -22,6 +22,14 @@ import { type BufferPool, ReplyWriter } from './reply-writer.ts'
 import { type InputHandler, type InputMode, SocketInput } from './socket-input.ts'
 import { acceptTls, type ServerTls } from './tls-server.ts'
 import { Transmission } from './transmission.ts'
+import type { HeaderMode } from './wire.ts'
+
+/** What a client and the server have agreed on. */
+export interface AgreedSession {
+  readonly exportName: string
+  readonly headers: HeaderMode
+  readonly contexts: readonly string[]
+}
 
 /** What a connection shares with the others of its server. */
 export interface ConnectionShare {
@@ -43,7 +51,7 @@ export interface ConnectionShare {
   /** Bytes of option payloads that all half-open connections hold. */
   readonly handshakeBytes: { used: number; readonly max: number }
   /** The connection has chosen an export. */
-  entered(connection: Connection): void
+  entered(connection: Connection, agreed: AgreedSession): void
   closed(connection: Connection): void
 }
 
@@ -340,6 +348,7 @@ export class Connection implements InputHandler {
       broken: reason => this.#drop(reason),
       progressed: this.#wake,
     })
-    this.#share.entered(this)
+    const contexts = state.contexts.map(({ name }) => name)
+    this.#share.entered(this, { exportName: state.export.name, headers: state.mode, contexts })
   }
 }

@@ -4,7 +4,7 @@ import type { Clock } from '../core/clock.ts'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { BytesInFlight, defaultFlightLimits, type FlightLimits } from './bytes-in-flight.ts'
-import { Connection, type ConnectionShare } from './connection.ts'
+import { type AgreedSession, Connection, type ConnectionShare } from './connection.ts'
 import { NBD_MAX_STRING } from './constants.ts'
 import type { ExportCatalog } from './handshake.ts'
 import { type ListenAddress, type ListenAt, listen } from './listen.ts'
@@ -56,6 +56,8 @@ export interface ServeNbdOptions {
   readonly clock: Clock
   readonly limits?: Partial<NbdServerLimits>
   readonly log?: NbdLog
+  /** Told of each client that has chosen an export. */
+  readonly onEnter?: (agreed: AgreedSession) => void
   /** How accepted sockets are read; see `SocketInput`. */
   readonly input?: InputMode
 }
@@ -111,9 +113,10 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     input: options.input ?? 'onread',
     limits: bounds,
     handshakeBytes: { used: 0, max: limits.nbdHandshakeBytesMax },
-    entered: connection => {
+    entered: (connection, agreed) => {
       halfOpen.delete(connection)
       good.add(connection)
+      options.onEnter?.(agreed)
     },
     closed: connection => {
       halfOpen.delete(connection)
