@@ -1,9 +1,8 @@
 /** The key that `key add` and `key rotate` make: its kind, and where it comes from. */
-import { createInterface } from 'node:readline/promises'
-import { Writable } from 'node:stream'
 import { LifeboatError } from '../core/errors.ts'
 import type { Credential } from '../crypto/keys.ts'
 import { credentialOf, type KeySetting } from './credentials.ts'
+import { askHidden } from './hidden-prompt.ts'
 import type { Invocation } from './invocation.ts'
 import { readOrMakeKeyFile } from './key-files.ts'
 
@@ -72,16 +71,4 @@ async function newPassphrase({ surroundings, signal }: Invocation): Promise<stri
   throw new LifeboatError('usage', first === '' ? 'an empty passphrase protects nothing' : 'the two differ', {
     hint: 'try again',
   })
-}
-
-async function askHidden(question: string, terminal: Writable, signal: AbortSignal): Promise<string> {
-  terminal.write(question)
-  const silent = new Writable({ write: (_part, _encoding, done) => done() })
-  const reader = createInterface({ input: process.stdin, output: silent, terminal: true })
-  try {
-    return await reader.question('', { signal })
-  } finally {
-    reader.close()
-    terminal.write('\n')
-  }
 }
