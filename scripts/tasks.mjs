@@ -36,6 +36,10 @@ export const PACKAGE_GROUPS = {
       'grub-efi-amd64-bin': '/usr/lib/grub/x86_64-efi/modinfo.sh',
     },
   },
+  units: {
+    why: 'to check the units for systemd',
+    packages: { systemd: '/bin/systemd-analyze' },
+  },
   hsm: {
     why: 'to test keys in a PKCS#11 token',
     packages: { softhsm2: '/usr/lib/softhsm/libsofthsm2.so' },
@@ -70,7 +74,7 @@ export const TASKS = {
   },
   test: {
     says: 'run the tests',
-    groups: ['addon', 'guest', 'peers', 'hsm'],
+    groups: ['addon', 'guest', 'peers', 'hsm', 'units'],
     addon: true,
     run: ['scripts/test.ts', 'ordinary'],
   },
