@@ -29,6 +29,8 @@ export interface CachedImageStats {
   /** Chunks asked of the source, those read ahead included, and their stored bytes. */
   readonly chunksFetched: number
   readonly bytesFetched: number
+  /** Of these the stored bytes that the cache on disk gave. */
+  readonly bytesFromDisk: number
   readonly chunksReadAhead: number
 }
 
@@ -81,6 +83,7 @@ class CachedChunks implements CachedImage {
     cacheMisses: 0,
     chunksFetched: 0,
     bytesFetched: 0,
+    bytesFromDisk: 0,
     chunksReadAhead: 0,
   }
 
@@ -306,6 +309,7 @@ class CachedChunks implements CachedImage {
     this.#track(
       flight.ended.then(() => {
         this.#begun.delete(flight)
+        this.#stats.bytesFromDisk += flight.bytesFromDisk
         onEnd()
       }),
     )

@@ -4,7 +4,7 @@
  */
 import { LifeboatError } from '../core/errors.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import type { ChunkRef, ChunkSource } from '../repository/repository.ts'
+import type { ChunkRef, ChunkSource, ContentOrigin } from '../repository/repository.ts'
 import { type ChunkCache, chunkKey } from './chunk-cache.ts'
 
 /** Called in the turn in which the chunk arrives; the content is shared and read-only. */
@@ -13,6 +13,8 @@ export type Deliver = (key: string, content: Uint8Array) => void
 /** One call of ChunkSource.fetch. It is aborted when nobody waits for it any longer. */
 export interface Flight {
   readonly refs: readonly ChunkRef[]
+  /** Stored bytes that this host had on its disk, so far. */
+  bytesFromDisk: number
   /** Settles when the fetch has ended, however it did; never rejects. */
   readonly ended: Promise<void>
   abort(reason: unknown): void
@@ -144,6 +146,7 @@ export class ChunkFlights {
       controller,
       pending,
       interest: 0,
+      bytesFromDisk: 0,
       ended: ended.promise,
       abort: reason => this.#fail(flight, reason),
     }
@@ -157,7 +160,9 @@ export class ChunkFlights {
     if (refs.length === 0) return undefined
     flight.interest = waiter ? refs.length : 1
     source
-      .fetch(refs, (ref, content) => this.#arrived(flight, source, ref, content), { signal: controller.signal })
+      .fetch(refs, (ref, content, from) => this.#arrived(flight, source, ref, content, from), {
+        signal: controller.signal,
+      })
       .then(
         () =>
           this.#fail(
@@ -170,7 +175,13 @@ export class ChunkFlights {
     return flight
   }
 
-  #arrived(flight: FlightState, source: ChunkSource, ref: ChunkRef, content: Uint8Array): void {
+  #arrived(
+    flight: FlightState,
+    source: ChunkSource,
+    ref: ChunkRef,
+    content: Uint8Array,
+    from: ContentOrigin | undefined,
+  ): void {
     const key = chunkKey(ref.id)
     const chunk = flight.pending.get(key)
     if (!chunk) return
@@ -178,6 +189,7 @@ export class ChunkFlights {
       this.#fail(flight, new LifeboatError('internal', `a chunk source delivered ${content.length} bytes`))
       return
     }
+    if (from === 'host') flight.bytesFromDisk += ref.length
     this.#remove(chunk)
     const kept = this.#cache.set(key, content)
     flight.interest -= chunk.waiters.size

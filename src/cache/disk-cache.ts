@@ -52,11 +52,11 @@ export interface DiskCache extends RecordCache, AsyncDisposable {
   figures(): DiskCacheFigures
   /** Resolves when what was offered so far is written or left out. */
   settled(): Promise<void>
-  /** Looks for what other processes have added. It happens by itself after misses. */
+  /** Looks for what is there and what other processes have added. It happens by itself, after the start and after misses. */
   refresh(): Promise<void>
 }
 
-/** Reads the indexes of the segments, a thousandth of their bytes. Undefined where the folder cannot be used, which `onTrouble` is told. */
+/** Begins to read the indexes of the segments, a thousandth of their bytes; `refresh` waits for it. Undefined where the folder cannot be used, which `onTrouble` is told. */
 export async function openDiskCache(options: DiskCacheOptions): Promise<DiskCache | undefined> {
   const { folder, files = nodeCacheFiles, onTrouble = () => {} } = options
   try {
@@ -65,9 +65,7 @@ export async function openDiskCache(options: DiskCacheOptions): Promise<DiskCach
     onTrouble(`there is no cache on disk: ${messageOf(error)}`)
     return undefined
   }
-  const cache = new KeptRecords({ ...options, files, onTrouble })
-  await cache.refresh()
-  return cache
+  return new KeptRecords({ ...options, files, onTrouble })
 }
 
 /** A record that was asked for, at its place in a segment. */
@@ -93,6 +91,7 @@ class KeptRecords implements DiskCache {
     this.#clock = clock
     this.#segments = new Segments({ folder, maxBytes, clock, files, newName: () => hex(random(10)) })
     this.#writer = new DiskCacheWriter({ segments: this.#segments, clock, onTrouble })
+    this.#inBackground(this.refresh())
     this.#attendance = this.#attend()
   }
 

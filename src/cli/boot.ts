@@ -1,4 +1,3 @@
-import { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { bootPoint, type RunningBoot } from '../recovery/boot.ts'
 import { inventSessionName } from '../recovery/session.ts'
@@ -6,14 +5,14 @@ import { detach, ownWords } from './detached.ts'
 import { exitCode } from './exit-code.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
 import type { Invocation } from './invocation.ts'
+import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
-import { flatFigures } from './requests.ts'
 import { sessionPlace } from './session-place.ts'
 import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
-interface Flags {
+interface Flags extends LiveReadFlags {
   readonly session?: string
   readonly memory?: string
   readonly cpus?: string
@@ -21,7 +20,6 @@ interface Flags {
   readonly kernel?: string
   readonly append?: string
   readonly accel?: string
-  readonly cacheSize: string
   readonly reserve?: string
   readonly detach?: boolean
 }
@@ -35,7 +33,7 @@ export const bootCommand = verb<Flags>({
     '--repo /srv/backup boot web1@latest~1 --session test --memory 2G --net user -- -vga std -display vnc=127.0.0.1:1',
   ],
   options: command =>
-    command
+    liveReadOptions(command)
       .option('--session <name>', 'name of the session; one of that name goes on, and a guest that lives is taken over')
       .option('--memory <size>', "instead of the point's, for example 512M")
       .option('--cpus <count>', "instead of the point's")
@@ -46,7 +44,6 @@ export const bootCommand = verb<Flags>({
       .option('--kernel <file>', "boot this kernel instead of the disk's boot loader")
       .option('--append <words>', "the kernel's command line")
       .option('--accel <kind>', 'kvm, tcg or auto (kvm where it really works)', 'auto')
-      .option('--cache-size <size>', 'memory for decoded chunks', '256MiB')
       .option('--reserve <size>', 'pause the guest while less is free for its writes (2GiB)')
       .option('--detach', 'leave the VM to the session and return at its first read'),
   async run(invocation, [text = '', ...extra], flags) {
@@ -55,7 +52,7 @@ export const bootCommand = verb<Flags>({
       return detach(invocation, session, withSession(ownWords(), flags.session, session))
     }
     const { output, signal, surroundings } = invocation
-    await using opened = await invocation.openRepository()
+    await using opened = await openForLiveReads(invocation, flags)
     const { reference, point } = await pointToRead(invocation, opened, text)
     if (reference.disk !== undefined)
       throw new LifeboatError('usage', 'boot takes a whole point, without a disk', {
@@ -68,8 +65,8 @@ export const bootCommand = verb<Flags>({
       session,
       resume: await isThere(invocation, session),
       exporter: nbdExporter(surroundings.clock, output),
-      cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
-      figures: () => flatFigures(opened.meter.figures()),
+      cache: opened.cache,
+      figures: opened.figures,
       ...sessionPlace(invocation),
       tell: message => output.warning(message),
       reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),

@@ -1,5 +1,4 @@
 /** `export --session`: served until SIGTERM as any export, and resumed with its writes. */
-import { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { exportSession, type RunningExportSession } from '../recovery/export-session.ts'
 import { listSessions } from '../recovery/session.ts'
@@ -9,18 +8,16 @@ import { changedSince } from './changed-since.ts'
 import { exitCode } from './exit-code.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
-import type { Invocation, OpenedRepository } from './invocation.ts'
+import type { Invocation } from './invocation.ts'
+import type { LiveRepository } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { openOverlays } from './overlays.ts'
-import { flatFigures } from './requests.ts'
 import { sessionPlace } from './session-place.ts'
 import { pointOf } from './session-repository.ts'
-import { parseBytes } from './units.ts'
 
 export interface ExportSessionFlags extends ListenFlags {
   readonly session: string
   readonly writable?: boolean
-  readonly cacheSize: string
 }
 
 export interface SessionPoint {
@@ -33,18 +30,18 @@ export interface SessionPoint {
 /** Goes on with the session where there is one of that name. */
 export async function serveExportSession(
   invocation: Invocation,
-  opened: OpenedRepository,
+  opened: LiveRepository,
   at: SessionPoint,
   flags: ExportSessionFlags,
 ): Promise<number> {
-  const { session: name, cacheSize } = flags
+  const { session: name } = flags
   const known = (await listSessions(invocation.stateDir)).find(session => session.name === name)
   const words = optionsOf(flags)
   // Who goes on with a session need not say again where and how it is served.
   const secured = Object.keys(words).length > 0 ? words : (known?.session?.serve?.options ?? {})
   await using running = await exportSession({
     ...sessionPlace(invocation),
-    ...(await serving(invocation, opened, at, secured, cacheSize)),
+    ...(await serving(invocation, opened, at, secured)),
     session: name,
     resume: known !== undefined,
     disks: at.disks,
@@ -57,16 +54,15 @@ export async function serveExportSession(
 
 export async function resumeExport(
   invocation: Invocation,
-  opened: OpenedRepository,
+  opened: LiveRepository,
   state: SessionState,
-  { cacheSize }: { readonly cacheSize: string },
 ): Promise<number> {
   const point = await pointOf(opened, state, invocation.signal)
   const older = (await opened.repository.points({ vm: point.vm })).filter(({ takenAt }) => takenAt < point.takenAt)
   const options = state.serve?.options ?? {}
   await using running = await exportSession({
     ...sessionPlace(invocation),
-    ...(await serving(invocation, opened, { point, older }, options, cacheSize)),
+    ...(await serving(invocation, opened, { point, older }, options)),
     session: state.name,
     resume: true,
   })
@@ -75,20 +71,19 @@ export async function resumeExport(
 
 async function serving(
   { surroundings, output, signal }: Invocation,
-  { repository, meter }: OpenedRepository,
+  { repository, cache, figures }: LiveRepository,
   { point, older }: SessionPoint,
   options: NonNullable<SessionServe['options']>,
-  cacheSize: string,
 ) {
   const security = await securityOf(flagsOf(options), surroundings.clock.now())
   return {
     repository,
     point,
     exporter: nbdExporter(surroundings.clock, output, security),
-    cache: new ChunkCache({ maxBytes: parseBytes(cacheSize, '--cache-size') }),
+    cache,
     older: { points: older.map(({ id }) => id), changedSince: changedSince(repository, point.vm) },
     openOverlays,
-    figures: () => flatFigures(meter.figures()),
+    figures,
     signal,
   }
 }

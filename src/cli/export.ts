@@ -1,5 +1,4 @@
 import { fileDevice } from '../block/file.ts'
-import { ChunkCache } from '../cache/chunk-cache.ts'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { exportPoint } from '../recovery/export.ts'
 import type { Exporter, ListenAddress } from '../recovery/exporter.ts'
@@ -7,16 +6,15 @@ import { changedSince } from './changed-since.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import { type ExportSessionFlags, serveExportSession } from './export-session.ts'
 import type { Invocation } from './invocation.ts'
+import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { pointToRead } from './suspect-points.ts'
-import { parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
-interface Flags extends ListenFlags {
+interface Flags extends ListenFlags, LiveReadFlags {
   readonly session?: string
   readonly file?: string
   readonly writable?: boolean
-  readonly cacheSize: string
 }
 
 export const exportCommand = verb<Flags>({
@@ -30,7 +28,7 @@ export const exportCommand = verb<Flags>({
     'export --file disk.raw --socket /run/disk.nbd --writable',
   ],
   options: command =>
-    command
+    liveReadOptions(command)
       .option('--socket <path>', 'Unix socket to listen on')
       .option('--listen <host:port>', 'TCP address to listen on; needs --tls or --insecure')
       .option(
@@ -44,8 +42,7 @@ export const exportCommand = verb<Flags>({
       .option('--insecure', 'serve without TLS: everybody who reaches the port reads the disks')
       .option('--file <path>', 'serve this raw file instead of a point')
       .option('--session <name>', 'keep it: pinned, and served again by `session resume`; one of that name goes on')
-      .option('--writable', 'let clients write: to the --file, or to the overlays of the --session')
-      .option('--cache-size <size>', 'memory for decoded chunks', '256MiB'),
+      .option('--writable', 'let clients write: to the --file, or to the overlays of the --session'),
   async run(invocation, [text], flags) {
     const { output, surroundings } = invocation
     if ((text === undefined) === (flags.file === undefined))
@@ -71,7 +68,7 @@ async function serveSession(invocation: Invocation, text: string | undefined, fl
     throw new LifeboatError('usage', '--session goes with a point, not with --file', {
       hint: 'name a point: VM@latest',
     })
-  await using opened = await invocation.openRepository()
+  await using opened = await openForLiveReads(invocation, flags)
   const { reference, point, older } = await pointToRead(invocation, opened, text)
   const disks = reference.disk === undefined ? undefined : [reference.disk]
   return await serveExportSession(invocation, opened, { point, older, disks }, flags)
@@ -84,14 +81,14 @@ interface Serving {
 
 async function servePoint(invocation: Invocation, text: string, serving: Serving, flags: Flags): Promise<void> {
   const { output, signal } = invocation
-  await using opened = await invocation.openRepository()
+  await using opened = await openForLiveReads(invocation, flags)
   const { reference, point, older } = await pointToRead(invocation, opened, text)
   await using running = await exportPoint({
     repository: opened.repository,
     point,
     disks: reference.disk === undefined ? undefined : [reference.disk],
     ...serving,
-    cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
+    cache: opened.cache,
     older: { points: older.map(({ id }) => id), changedSince: changedSince(opened.repository, point.vm) },
     signal,
   })

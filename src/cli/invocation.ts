@@ -8,6 +8,7 @@ import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import type { Credential } from '../crypto/keys.ts'
 import type { OpenedRepository as Repository } from '../repository/open.ts'
+import type { RecordCache } from '../repository/record-cache.ts'
 import type { Meter } from '../storage/metered.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { defaultPrices, type PriceList } from '../storage/prices.ts'
@@ -47,6 +48,13 @@ interface OpenedStore {
   readonly store: ObjectStore
   readonly meter: Meter
   bytesKept?(): number
+}
+
+/** How somebody who reads on and on reads. */
+export interface ReadOptions {
+  /** Between the retries and what is really sent. */
+  readonly beneathRetries?: (store: ObjectStore) => ObjectStore
+  readonly recordCache?: RecordCache
 }
 
 export interface OpenedRepository extends AsyncDisposable {
@@ -148,7 +156,10 @@ export class Invocation {
   }
 
   /** The store with retries, `--limit-rate` and a meter of what really went over the wire. */
-  async openStore({ create = false } = {}): Promise<OpenedStore> {
+  async openStore({
+    create = false,
+    beneathRetries = store => store,
+  }: { readonly create?: boolean } & ReadOptions = {}): Promise<OpenedStore> {
     const { openStore } = await import('../storage/store-url.ts')
     const { metered } = await import('../storage/metered.ts')
     const { retrying } = await import('../storage/retrying.ts')
@@ -158,7 +169,7 @@ export class Invocation {
     const counted = metered(await openStore(this.repositoryUrl, { environment, create, random }))
     this.output.counts(counted.meter)
     const { limitRate, retryFor } = this.flags
-    const bearable = slowing(counted.store, { clock })
+    const bearable = slowing(beneathRetries(counted.store), { clock })
     const limited =
       limitRate === undefined ? bearable : throttled(bearable, { bytesPerSecond: parseRate(limitRate), clock })
     const retryForMs = retryFor === undefined ? undefined : parseDurationMs(retryFor, '--retry-for')
@@ -166,11 +177,14 @@ export class Invocation {
   }
 
   /** With `dryRun` nothing reaches the store but questions, and the meter counts what would have. */
-  async openRepository({ dryRun = false } = {}): Promise<OpenedRepository> {
+  async openRepository({
+    dryRun = false,
+    ...reads
+  }: { readonly dryRun?: boolean } & ReadOptions = {}): Promise<OpenedRepository> {
     const { openRepository } = await import('../repository/open.ts')
     const { loadPipeline } = await import('../native/native.ts')
     const { clock, random } = this.surroundings
-    const { store, meter, bytesKept } = dryRun ? await this.#openDryStore() : await this.openStore()
+    const { store, meter, bytesKept } = dryRun ? await this.#openDryStore() : await this.openStore(reads)
     const readPast = warnOfReadPast(this.output)
     try {
       const repository = await openRepository({
@@ -181,6 +195,7 @@ export class Invocation {
         host: this.host,
         pipeline: loadPipeline(),
         leaseExpiryMs: this.leaseExpiryMs,
+        recordCache: reads.recordCache,
         pinned: await knownIdentity(this.stateDir, store.url),
         signal: this.signal,
       })

@@ -36,7 +36,7 @@ export async function callSession(asked: Invocation, call: SessionCall): Promise
     })
   if (!state) throw new LifeboatError('session-damaged', `session ${name} cannot be used: ${problem}`)
   const invocation = asked.at(state.repository.url)
-  await using opened = await openRepositoryOf(invocation, state)
+  await using opened = await openRepositoryOf(state, () => invocation.openRepository())
   const live = await openStoppedSession({
     ...sessionPlace(invocation),
     repository: opened.repository,

@@ -2,14 +2,14 @@
 import { LifeboatError } from '../core/errors.ts'
 import type { SessionState } from '../recovery/session-state.ts'
 import type { PointSummary } from '../repository/repository.ts'
-import type { Invocation, OpenedRepository } from './invocation.ts'
+import type { OpenedRepository } from './invocation.ts'
 
 /** Throws 'usage' where the repository that was named is another one. */
-export async function openRepositoryOf(
-  invocation: Invocation,
+export async function openRepositoryOf<T extends OpenedRepository>(
   { name, repository: { id, url } }: Pick<SessionState, 'name' | 'repository'>,
-): Promise<OpenedRepository> {
-  const opened = await invocation.openRepository()
+  open: () => Promise<T>,
+): Promise<T> {
+  const opened = await open()
   if (opened.repository.id === id) return opened
   await opened[Symbol.asyncDispose]()
   throw new LifeboatError('usage', `session ${name} belongs to the repository at ${url}`, {

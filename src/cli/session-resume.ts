@@ -1,26 +1,24 @@
 /** `session resume NAME`: whoever served it is gone; this process serves it from now on. */
-import { ChunkCache } from '../cache/chunk-cache.ts'
 import { bootPoint } from '../recovery/boot.ts'
 import { readSession } from '../recovery/session.ts'
 import { serveBoot } from './boot.ts'
 import { resumeExport } from './export-session.ts'
 import type { Invocation } from './invocation.ts'
+import { type LiveReadFlags, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
-import { flatFigures } from './requests.ts'
 import { sessionPlace } from './session-place.ts'
 import { openRepositoryOf, pointOf } from './session-repository.ts'
 import { parseBytes } from './units.ts'
 
-export interface ResumeFlags {
-  readonly cacheSize: string
+export interface ResumeFlags extends LiveReadFlags {
   readonly reserve?: string
 }
 
 export async function resumeSession(asked: Invocation, name: string, flags: ResumeFlags): Promise<number> {
   const state = await readSession(asked.stateDir, name)
   const invocation = asked.at(state.repository.url)
-  await using opened = await openRepositoryOf(invocation, state)
-  if (state.kind === 'export') return await resumeExport(invocation, opened, state, flags)
+  await using opened = await openRepositoryOf(state, () => openForLiveReads(invocation, flags))
+  if (state.kind === 'export') return await resumeExport(invocation, opened, state)
   const { output, signal, surroundings } = invocation
   await using running = await bootPoint({
     ...sessionPlace(invocation),
@@ -29,8 +27,8 @@ export async function resumeSession(asked: Invocation, name: string, flags: Resu
     session: name,
     resume: true,
     exporter: nbdExporter(surroundings.clock, output),
-    cache: new ChunkCache({ maxBytes: parseBytes(flags.cacheSize, '--cache-size') }),
-    figures: () => flatFigures(opened.meter.figures()),
+    cache: opened.cache,
+    figures: opened.figures,
     tell: message => output.warning(message),
     reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),
     signal,

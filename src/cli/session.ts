@@ -44,7 +44,8 @@ export const sessionCommand = verb<Flags>({
       .option('--detach', 'resume: return when it runs')
       .option('--systemd', 'resume --all: start the unit lifeboat-session@NAME of each')
       .option('--reserve <size>', 'resume: pause the guest while less is free for its writes')
-      .option('--cache-size <size>', 'resume: memory for decoded chunks', '256MiB'),
+      .option('--cache-size <size>', 'resume: memory for decoded chunks', '256MiB')
+      .option('--disk-cache-size <size>', "resume: what of this host's disk may hold fetched chunks (8GiB)"),
   async run(invocation, [action = '', name], flags) {
     if (action === 'list') return print(invocation, await listSessions(invocation.stateDir))
     if (action === 'resume' && flags.all) {
@@ -114,6 +115,9 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
     bytesRead: session?.figures.bytesRead ?? 0,
     bytesFetched: session?.figures.bytesFetched ?? 0,
     cacheHits: session?.figures.cacheHits ?? 0,
+    bytesFromDisk: session?.figures.bytesFromDisk ?? 0,
+    diskCacheHits: session?.figures.diskCacheHits ?? 0,
+    getsHedged: session?.figures.getsHedged ?? 0,
     requests: session && figuresFromFlat(session.figures),
     secondsToFirstRead: session?.figures.secondsToFirstRead,
     bytesWritten: written.get(name) ?? 0,
@@ -177,7 +181,7 @@ async function discard(asked: Invocation, name: string): Promise<undefined> {
     await askSession({ socket, command: 'discard', clock: surroundings.clock, signal })
   } else if (!session || pinsOf(session).length === 0) await discardSession(sessionPlace(asked), name, async () => {})
   else {
-    await using opened = await openRepositoryOf(asked.at(session.repository.url), session)
+    await using opened = await openRepositoryOf(session, () => asked.at(session.repository.url).openRepository())
     await discardSession(sessionPlace(asked), name, async state => {
       for (const pin of pinsOf(state)) await opened.repository.dropPin(pin, { signal })
     })

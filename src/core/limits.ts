@@ -260,6 +260,8 @@ export const limits = {
 
   /** Of the cache on local disk, all processes together: the working set of some hundred boots, at 60 MiB stored each. */
   diskCacheBytesDefault: 8 * GiB,
+  /** A few segments. */
+  diskCacheBytesMin: 4 * MiB,
   /** The cache leaves so much of its disk free, or a sixteenth of a smaller disk: a guest's overlay may lie beside it, and is paused at 2 GiB. */
   diskCacheFreeMax: 4 * GiB,
   diskCacheFreeShare: 16,

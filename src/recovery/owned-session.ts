@@ -91,10 +91,13 @@ export class OwnedSession implements LiveSession {
 
   figures(): SessionFigures {
     const stats = this.disks.map(disk => disk.stats())
-    const sum = (name: 'bytesRead' | 'bytesFetched' | 'cacheHits') => stats.reduce((total, one) => total + one[name], 0)
+    const sum = (name: 'bytesRead' | 'bytesFetched' | 'bytesFromDisk' | 'cacheHits') =>
+      stats.reduce((total, one) => total + one[name], 0)
     return {
       bytesRead: sum('bytesRead'),
-      bytesFetched: sum('bytesFetched'),
+      // From the repository; what the cache on disk gave is told apart.
+      bytesFetched: sum('bytesFetched') - sum('bytesFromDisk'),
+      bytesFromDisk: sum('bytesFromDisk'),
       cacheHits: sum('cacheHits'),
       ...this.#parts.figures?.(),
     }

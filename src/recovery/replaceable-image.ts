@@ -86,6 +86,7 @@ export class ReplaceableImage implements BlockReader {
       cacheMisses: sum('cacheMisses'),
       chunksFetched: sum('chunksFetched'),
       bytesFetched: sum('bytesFetched'),
+      bytesFromDisk: sum('bytesFromDisk'),
       chunksReadAhead: sum('chunksReadAhead'),
     }
   }

@@ -1,18 +1,26 @@
 /**
  * One of several processes on one disk cache: reads and keeps records until it is killed, or until the given number of steps.
- * Says on its last line what it saw: { right, absent, wrong, errors }.
+ * Says now and then, and at its end, what it saw.
  */
 import { openDiskCache } from '../../src/cache/disk-cache.ts'
 import { systemClock } from '../../src/core/clock.ts'
 import { systemRandom } from '../../src/core/random.ts'
 import { recordNumber, storedNumber } from './kept-record.ts'
 
+export interface CacheChildSaw {
+  right: number
+  absent: number
+  wrong: number
+  errors: number
+}
+
 const [folder, maxBytes = '0', records = '0', steps = '0'] = process.argv.slice(2)
 if (folder !== undefined && import.meta.main) {
   const options = { folder, maxBytes: Number(maxBytes), clock: systemClock, random: systemRandom }
   const cache = await openDiskCache(options)
   if (!cache) throw new Error('no cache')
-  const seen = { right: 0, absent: 0, wrong: 0, errors: 0 }
+  await cache.refresh()
+  const seen: CacheChildSaw = { right: 0, absent: 0, wrong: 0, errors: 0 }
   process.stdout.write('open\n')
   for (let step = 0; step < Number(steps); step++) {
     const first = Buffer.from(systemRandom(4)).readUInt32BE(0) % Number(records)

@@ -5,6 +5,7 @@ import { readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { Random } from '../../src/core/random.ts'
+import type { CacheChildSaw } from './cache-child.ts'
 
 export interface SharedCacheRun {
   readonly rounds: number
@@ -38,7 +39,7 @@ export async function shareAndKill({ rounds, processes, maxBytes, records, rando
           if (signal === 'SIGKILL') total.killed++
           else if (child.exitCode !== 0) total.crashed++
           const last = said.split('\n').findLast(line => line.startsWith('{') && line.endsWith('}'))
-          const seen = JSON.parse(last ?? '{}')
+          const seen: Partial<CacheChildSaw> = JSON.parse(last ?? '{}')
           for (const what of ['right', 'absent', 'wrong', 'errors'] as const) total[what] += seen[what] ?? 0
         }),
       )

@@ -35,6 +35,7 @@ test('two caches on one folder never give anything but what was kept under that 
       const opened = async () => {
         const cache = await openDiskCache({ folder, maxBytes: 1024 * 1024, clock, random: systemRandom })
         assert.ok(cache)
+        await cache.refresh()
         return cache
       }
       try {

@@ -23,6 +23,7 @@ async function cacheIn(dir: string, options: Partial<DiskCacheOptions> = {}): Pr
   const clock = options.clock ?? manualClock()
   const cache = await openDiskCache({ folder: dir, maxBytes: 16 * MiB, clock, random: systemRandom, ...options })
   assert.ok(cache, 'the folder can be used')
+  await cache.refresh()
   return cache
 }
 
