@@ -2,7 +2,7 @@
  * Where a server listens: a TCP address; a socket file that is replaced when stale, refused when live, and removed only while it
  * is ours; or a descriptor that is listening already, whose file belongs to whoever opened it.
  */
-import { chmod, link, lstat, mkdtemp, open, rename, rm, unlink } from 'node:fs/promises'
+import { chmod, link, lstat, mkdtemp, open, readFile, readlink, rename, rm, unlink } from 'node:fs/promises'
 import { connect, type Server } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import { LifeboatError } from '../core/errors.ts'
@@ -25,9 +25,21 @@ export async function listen(server: Server, where: ListenAt): Promise<Listening
   if ('host' in where) await bound(server, where, `${where.host}:${where.port}`)
   else await bound(server, { fd: where.descriptor }, `descriptor ${where.descriptor}`)
   const address = server.address()
-  if (typeof address === 'string') return { address: { socket: address }, removeFile: async () => {} }
-  const host = 'host' in where ? where.host : (address?.address ?? 'localhost')
-  return { address: { host, port: address?.port ?? 0 }, removeFile: async () => {} }
+  const removeFile = async () => {}
+  if (address !== null && typeof address === 'object')
+    return { address: { host: 'host' in where ? where.host : address.address, port: address.port }, removeFile }
+  // Node knows the addresses of TCP sockets only.
+  return { address: { socket: 'descriptor' in where ? await pathOf(where.descriptor) : '' }, removeFile }
+}
+
+/** The path that a Unix socket was bound to by whoever opened it, from the kernel's table; '' where it has none. */
+async function pathOf(descriptor: number): Promise<string> {
+  const inode = /^socket:\[(\d+)\]$/.exec(await readlink(`/proc/self/fd/${descriptor}`))?.[1]
+  for (const line of (await readFile('/proc/net/unix', 'utf8')).split('\n')) {
+    const [, found, path] = /^(?:\S+\s+){6}(\d+) (.+)$/.exec(line) ?? []
+    if (found === inode && path !== undefined) return path
+  }
+  return ''
 }
 
 /**

@@ -18,6 +18,9 @@ export interface RawReply extends ReplyHeader {
   readonly payload: Buffer
 }
 
+/** The path of a socket, or a port of this host. */
+type Where = string | number
+
 export class RawNbdClient implements AsyncDisposable {
   socket: Socket
   readonly closed: Promise<void>
@@ -27,8 +30,8 @@ export class RawNbdClient implements AsyncDisposable {
   #wake: () => void = () => {}
   mode: HeaderMode = 'simple'
 
-  private constructor(path: string) {
-    this.socket = connect(path)
+  private constructor(where: Where) {
+    this.socket = typeof where === 'number' ? connect(where, '127.0.0.1') : connect(where)
     this.#listen(this.socket)
     this.closed = new Promise(resolve =>
       this.socket.on('close', () => {
@@ -73,15 +76,15 @@ export class RawNbdClient implements AsyncDisposable {
     this.#wake()
   }
 
-  static async connect(path: string): Promise<RawNbdClient> {
-    const client = new RawNbdClient(path)
+  static async connect(where: Where): Promise<RawNbdClient> {
+    const client = new RawNbdClient(where)
     await new Promise((resolve, reject) => client.socket.once('connect', resolve).once('error', reject))
     return client
   }
 
   /** Past the greeting. */
-  static async open(path: string, flags = C.NBD_FLAG_FIXED_NEWSTYLE | C.NBD_FLAG_NO_ZEROES): Promise<RawNbdClient> {
-    const client = await RawNbdClient.connect(path)
+  static async open(where: Where, flags = C.NBD_FLAG_FIXED_NEWSTYLE | C.NBD_FLAG_NO_ZEROES): Promise<RawNbdClient> {
+    const client = await RawNbdClient.connect(where)
     await client.read(18)
     client.write(Buffer.from([0, 0, 0, flags]))
     return client
@@ -89,13 +92,13 @@ export class RawNbdClient implements AsyncDisposable {
 
   /** In transmission. */
   static async go(
-    path: string,
+    where: Where,
     name: string,
     mode: HeaderMode = 'simple',
     contexts: readonly string[] = [],
     tls?: ConnectionOptions,
   ): Promise<RawNbdClient> {
-    const client = await RawNbdClient.open(path)
+    const client = await RawNbdClient.open(where)
     if (tls) await client.startTls(tls)
     client.mode = mode
     if (mode === 'structured') await client.option(C.NBD_OPT_STRUCTURED_REPLY)
