@@ -26,6 +26,7 @@ export async function markRot(
       object: packKey(place.kind, place.domain, place.pack),
       slots: records && before?.slots !== null ? [...(before?.slots ?? []), ...records.slots] : null,
       contents: [...(before?.contents ?? []), ...(records?.contents ?? [])],
+      runs: [...(before?.runs ?? []), ...(place.run === undefined ? [] : [place.run])],
       points: before?.points ?? [],
       what: problem.message,
     }

@@ -24,6 +24,8 @@ export interface KnownDamage {
   readonly slots: readonly number[] | null
   /** Content id prefixes of the bad records that points need; a writer that holds such a content heals it. */
   readonly contents: readonly Uint8Array[]
+  /** `<pack>.<run>` that were there when it was found and hold no good copy: one of another name heals. */
+  readonly runs?: readonly string[]
   readonly points: readonly PointId[]
   readonly what: string
 }
@@ -53,7 +55,7 @@ export async function listDamage(control: ControlObjects, options: AbortOptions 
 export async function putDamage(
   control: ControlObjects,
   pack: PackId,
-  { object, slots, contents, points, what }: KnownDamage,
+  { object, slots, contents, runs = [], points, what }: KnownDamage,
   { who, now }: { who: string; now: Date },
   options: AbortOptions = {},
 ): Promise<void> {
@@ -61,6 +63,7 @@ export async function putDamage(
     object,
     slots,
     contents: Buffer.concat(contents.slice(0, limits.packSlotsMax)).toString('base64'),
+    ...(runs.length > 0 ? { runs } : {}),
     points: points.slice(0, limits.damagePointsMax),
     who,
     when: now.toISOString(),
@@ -83,5 +86,6 @@ function parseMark(mark: JsonFields, pack: PackId): KnownDamage | undefined {
     if (!/^[0-9a-f]{16}$/.test(point)) throw mark.absurd('points')
     return pointId(point)
   })
-  return { object, slots, contents, points, what: mark.text('what') }
+  const runs = mark.has('runs') ? mark.texts('runs', limits.rewrittenObjectsMax) : []
+  return { object, slots, contents, runs, points, what: mark.text('what') }
 }

@@ -9,7 +9,7 @@ import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { DamageMark } from './damage-marks.ts'
 import { namedRefs, type TreeEntry } from './node-writer.ts'
-import { type PackKeyParts, parsePackKey } from './object-keys.ts'
+import { type PackKeyParts, packKey, parsePackKey } from './object-keys.ts'
 import { idPrefixBytes, type PackKind } from './pack-codec.ts'
 import { RecordKeys } from './record-keys.ts'
 import { type Repair, storeRepair } from './repair-object.ts'
@@ -108,7 +108,7 @@ export class Healing {
   }
 }
 
-/** Contents that the mark names and that no repair object of the pack has. */
+/** Contents that the mark names and of which no object of the pack has a copy but those that were found bad with it. */
 async function unhealed(
   { store, keyring }: Pick<WriteContext, 'store' | 'keyring'>,
   { pack, known }: DamageMark,
@@ -121,7 +121,10 @@ async function unhealed(
   const { repository } = keyring.repository
   const rewritten = new RewrittenPacks({ store, repository, recordKeys: new RecordKeys(keyring) })
   await rewritten.refresh(kind, domain, pack, options)
-  const contents = known.contents.filter(content => rewritten.copies(kind, domain, pack, content).length === 0)
+  const bad = new Set(known.runs?.map(run => packKey(kind, domain, pack, run)))
+  const contents = known.contents.filter(content =>
+    rewritten.copies(kind, domain, pack, content).every(({ object }) => bad.has(object)),
+  )
   return { place, contents }
 }
 

@@ -1,9 +1,11 @@
 /** What verify found is kept as marks, for writers, readers and tables; marks of what was healed go. */
 import { isLifeboatError } from '../core/errors.ts'
 import type { PackId, PointId } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { ObjectStore } from '../storage/object-store.ts'
 import { type DamageMark, type KnownDamage, listDamage, putDamage } from './damage-marks.ts'
-import { damagedKey } from './object-keys.ts'
+import { damagedKey, parsePackKey } from './object-keys.ts'
 import type { OpenedRepository } from './open.ts'
 import type { VerifyProblem } from './verify-problems.ts'
 
@@ -19,7 +21,7 @@ export interface Verified {
 
 /** Who may not write leaves the marks as they are. */
 export async function markDamaged(
-  { reading: { control } }: Pick<OpenedRepository, 'reading'>,
+  { reading: { store, control } }: Pick<OpenedRepository, 'reading'>,
   verified: Verified,
   options: AbortOptions = {},
 ): Promise<void> {
@@ -31,7 +33,9 @@ export async function markDamaged(
   // What could not be read, for instance below a lost node, may need a pack that looked sound from everywhere else.
   const isComplete = isAll && !result.problems.some(mayHide)
   try {
-    for (const [pack, damage] of found) {
+    for (const [pack, bad] of found) {
+      // Every copy was tried, so that none of those that are there is good.
+      const damage = { ...bad, runs: await runsOf(store, bad, options) }
       const before = isAll ? undefined : marks.find(mark => mark.pack === pack)?.known
       await putDamage(control, pack, before ? joined(before, damage, sound) : damage, verified, options)
     }
@@ -50,6 +54,15 @@ export async function markDamaged(
   } catch (error) {
     if (!isLifeboatError(error, 'store-denied')) throw error
   }
+}
+
+async function runsOf(store: ObjectStore, { object }: KnownDamage, options: AbortOptions): Promise<readonly string[]> {
+  const runs: string[] = []
+  for await (const { key } of store.list(`${object}.`, options)) {
+    const run = parsePackKey(key)?.run
+    if (run !== undefined && runs.length < limits.rewrittenObjectsMax) runs.push(run)
+  }
+  return runs
 }
 
 const mayHide = ({ object, kind }: VerifyProblem): boolean =>
@@ -77,6 +90,7 @@ function joined(a: KnownDamage, b: KnownDamage, sound: ReadonlySet<PointId>): Kn
     object: b.object,
     slots: a.slots && b.slots && [...new Set([...a.slots, ...b.slots])],
     contents: [...contents.values()],
+    runs: [...new Set([...(a.runs ?? []), ...(b.runs ?? [])])].slice(-limits.rewrittenObjectsMax),
     points: [...new Set([...a.points, ...b.points])].filter(point => !sound.has(point)),
     what: b.what,
   }

@@ -118,6 +118,18 @@ test('with a key the records of a rotten MiB are marked, and the next backup hea
   assert.deepEqual((await verifyPoints(await open(), { points: [point] })).problems, [])
 })
 
+test('rot in a rewritten pack is marked as such, and the next backup heals it', async () => {
+  const fixture = await prepared()
+  const { store, pack, repository, scrub, point, disks, open, writePoint } = fixture
+  const copy = await rewritePack(fixture, pack, '00000000000000bb')
+  store.tamper(pack, undefined)
+  flipBit(store, copy, MiB + 10)
+  assert.equal(await markRot(maintenanceContext(repository, 'a@b'), (await scrub()).problems), 1)
+  assert.deepEqual((await listDamage(repository.reading.control))[0]?.known?.runs, ['00000000000000bb'])
+  await writePoint({ disks, base: point.id })
+  assert.deepEqual((await verifyPoints(await open(), { points: [point] })).problems, [])
+})
+
 test('verify --stored: no key, exit code 4 with the JSON, and with a key a mark; a wrong place is said to be one', async () => {
   await using small = await smallRepository()
   const stored = (words = '') => small.cli.json(`--repo ${small.repo} verify --stored${words}`)

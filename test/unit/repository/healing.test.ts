@@ -15,6 +15,7 @@ import {
   type RepositoryFixture,
   repositoryFixture,
 } from '../../doubles/repository-fixture.ts'
+import { rewritePack } from '../../doubles/rewritten-pack.ts'
 
 const chunk = 4096
 const chunks = 300
@@ -98,6 +99,30 @@ test('a lost data pack is healed from the contents alone', async () => {
   const fixture = await rotten(({ store }) => store.tamper(keysOf(store, 'packs/')[0]!, undefined))
   await fixture.writePoint({ disks: whole })
   await readsWhole(fixture, fixture.first)
+})
+
+test('what rots in a rewritten pack heals, and so does what rots in the repair of it', async () => {
+  const fixture = await repositoryFixture()
+  const { store, writePoint, open } = fixture
+  const first = await writePoint({ disks: whole })
+  const [pack = ''] = keysOf(store, 'packs/')
+  let damaged = await rewritePack(fixture, pack, '00000000000000aa')
+  store.tamper(pack, undefined)
+  for (const vm of ['twin', 'third']) {
+    for (const slot of slots.slice(0, 2)) flipBit(store, damaged, slot * record + 30)
+    assert.deepEqual(
+      (await verified(await open())).map(({ object }) => object),
+      [damaged],
+    )
+    const before = keysOf(store, 'packs/')
+    await writePoint({ disks: whole, vm })
+    const repairs = keysOf(store, `${pack}.`).filter(key => !before.includes(key))
+    assert.equal(repairs.length, 1, 'a repair object')
+    await readsWhole(fixture, first)
+    damaged = repairs[0] ?? ''
+  }
+  assert.deepEqual(await verified(await open()), [])
+  assert.deepEqual(await listDamage(fixture.repository.reading.control), [])
 })
 
 for (const how of ['rotten', 'lost'] as const)
