@@ -22,20 +22,30 @@ export const run = (command: string, ...args: readonly string[]): Promise<string
  * Between bind and listen the socket file is there and refuses. The kernel's table tells (its fourth column has the flag), and
  * asking it does not cost the one connection that some servers take.
  */
-const isListening = (socket: string): boolean =>
-  readFileSync('/proc/net/unix', 'utf8')
-    .split('\n')
-    .some(line => line.endsWith(` ${socket}`) && line.split(/ +/)[3] === '00010000')
+const isListening = (where: string | number): boolean =>
+  typeof where === 'number'
+    ? rows('/proc/net/tcp').some(row => row[1]?.endsWith(`:${hex(where)}`) && row[3] === '0A')
+    : rows('/proc/net/unix').some(row => row.at(-1) === where && row[3] === '00010000')
 
-/** A server of another project on a socket; ends with the scope. */
-export async function startPeer(socket: string, command: string, ...args: readonly string[]): Promise<AsyncDisposable> {
+const rows = (table: string): string[][] =>
+  readFileSync(table, 'utf8')
+    .split('\n')
+    .map(line => line.trim().split(/ +/))
+const hex = (port: number): string => port.toString(16).toUpperCase().padStart(4, '0')
+
+/** A server of another project on a socket, or on a port of this host; ends with the scope. */
+export async function startPeer(
+  where: string | number,
+  command: string,
+  ...args: readonly string[]
+): Promise<AsyncDisposable> {
   const child: ChildProcess = spawn(command, [...args], { stdio: ['ignore', 'ignore', 'pipe'] })
   let stderr = ''
   child.stderr?.on('data', data => {
     stderr += data
   })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
-  while (!isListening(socket)) {
+  while (!isListening(where)) {
     if (child.exitCode !== null) throw new Error(`${command} ended: ${stderr}`)
     await new Promise(resolve => setTimeout(resolve, 10))
   }
