@@ -1,20 +1,14 @@
 /** A repository with several keys, epochs and a domain of its own, made once (scripts/make-golden-keys.ts): it must open for ever. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { cp, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { promisify } from 'node:util'
-import { systemClock } from '../../src/core/clock.ts'
-import { systemRandom } from '../../src/core/random.ts'
 import { parseKeyFile } from '../../src/crypto/key-file.ts'
 import type { Credential } from '../../src/crypto/keys.ts'
-import { loadPipeline } from '../../src/native/native.ts'
-import { pointImage } from '../../src/repository/image.ts'
-import { openRepository } from '../../src/repository/open.ts'
-import { filesystemStore } from '../../src/storage/filesystem.ts'
+import { digestOfDisk, openGolden, sha256Of } from '../doubles/golden.ts'
 import { goldenKeeper } from '../doubles/golden-keeper.ts'
 
 interface Expected {
@@ -31,23 +25,16 @@ const file = async (name: string): Promise<Credential> => ({
   kind: 'file',
   secret: parseKeyFile(await readFile(keyFile(name), 'utf8'), name),
 })
-const digest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
 
 async function reads(credential: Credential): Promise<void> {
-  const copy = await mkdtemp(join(scratch, 'copy-'))
-  await cp(join(golden, 'repository'), copy, { recursive: true })
-  await using store = filesystemStore(copy)
-  const given = { clock: systemClock, random: systemRandom, host: 'golden', pipeline: loadPipeline() }
-  await using repository = await openRepository({ store, credential, ...given })
+  await using opened = await openGolden(join(golden, 'repository'), credential)
+  const { repository } = opened
   assert.equal(repository.id, expected.repository)
   const listed = await repository.points()
   assert.equal(listed.length, expected.points.length)
   for (const { point: wanted, vm, sha256 } of expected.points) {
     await using point = await repository.openPoint(listed.find(({ id }) => id === wanted)!, { pin: 'restore' })
-    await using image = pointImage(point.disk('vda'))
-    const bytes = new Uint8Array(image.size)
-    await image.readInto(bytes, 0)
-    assert.equal(digest(bytes), sha256, `${vm} ${wanted}`)
+    assert.equal((await digestOfDisk(point, 'vda')).sha256, sha256, `${vm} ${wanted}`)
   }
 }
 
@@ -75,7 +62,7 @@ test('the program without dependencies opens each epoch and domain with each key
       const output = join(scratch, `disk-${restored++}`)
       const call = [program, '--repo', join(golden, 'repository'), ...words, `${vm}@${point}/vda`, '--output', output]
       await promisify(execFile)(process.execPath, call, { env: { ...process.env, LIFEBOAT_PASSPHRASE: passphrase } })
-      assert.equal(digest(await readFile(output)), sha256, `${vm} ${point}`)
+      assert.equal(sha256Of(await readFile(output)), sha256, `${vm} ${point}`)
     }
   assert.equal(restored, 24)
 })
