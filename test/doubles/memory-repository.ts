@@ -7,7 +7,7 @@ import type { Pipeline } from '../../src/native/pipeline.ts'
 import { twinPipeline } from '../../src/native/twin.ts'
 import { pointImage } from '../../src/repository/image.ts'
 import { initRepository } from '../../src/repository/init.ts'
-import { type OpenedRepository, openRepository } from '../../src/repository/open.ts'
+import { type OpenedRepository, openRepository, type RepositoryIdentity } from '../../src/repository/open.ts'
 import type { DiskStats, Manifest, PointSummary, PointWriter } from '../../src/repository/repository.ts'
 import { type MemoryStore, memoryStore } from '../../src/storage/memory.ts'
 import type { ObjectStore } from '../../src/storage/object-store.ts'
@@ -25,7 +25,14 @@ export async function newMemoryRepository(options: { seed?: string; chunkSize?: 
 
 export const openMemoryRepository = (
   store: ObjectStore,
-  options: { seed: string; clock?: Clock; random?: Random; pipeline?: Pipeline; leaseExpiryMs?: number },
+  options: {
+    seed: string
+    clock?: Clock
+    random?: Random
+    pipeline?: Pipeline
+    leaseExpiryMs?: number
+    pinned?: RepositoryIdentity
+  },
 ): Promise<OpenedRepository> =>
   openRepository({
     store,
@@ -35,6 +42,7 @@ export const openMemoryRepository = (
     host: 'test-host',
     pipeline: options.pipeline ?? twinPipeline,
     leaseExpiryMs: options.leaseExpiryMs,
+    pinned: options.pinned,
   })
 
 /** A disk to be written: all of it, or only `changed` upon the base. A range of zeros in whole chunks goes as `zero`. */
