@@ -97,7 +97,8 @@ async function firstLine(socket: Socket, clock: Clock, signal: AbortSignal): Pro
     const end = part.indexOf(10)
     length += end < 0 ? part.length : end
     if (length > limits.sessionRequestMax) {
-      socket.removeAllListeners('data').pause()
+      // Read on and dropped: an end with bytes unread would cut the answer off.
+      socket.removeAllListeners('data').resume()
       return refuse('a request has at most 64 KiB')
     }
     parts.push(end < 0 ? part : part.subarray(0, end))
