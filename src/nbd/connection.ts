@@ -1,6 +1,6 @@
 /** One client's connection on the server: its socket, its input buffer, and the two phases that it goes through. */
 import type { Socket } from 'node:net'
-import type { TLSSocket } from 'node:tls'
+import { TLSSocket } from 'node:tls'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
@@ -62,7 +62,6 @@ const HANDSHAKE_INPUT = 4096
 export class Connection implements InputHandler {
   readonly #share: ConnectionShare
   #input: SocketInput
-  #tls: TLSSocket | undefined
   #catalog: ExportCatalog
   readonly #bytes: ConnectionBytes
   #writer: ReplyWriter
@@ -175,7 +174,6 @@ export class Connection implements InputHandler {
     this.#share.handshakeBytes.used -= this.#optionPayload?.bytes.length ?? 0
     this.#optionPayload = undefined
     this.#bytes.forget(this.#wake)
-    this.#tls?.destroy()
     this.#input.socket.destroy()
     this.#share.closed(this)
   }
@@ -302,24 +300,26 @@ export class Connection implements InputHandler {
     else if (step.state.phase === 'transmission' && step.state.export !== undefined) this.#enter(step.state)
   }
 
+  /** A client that goes in the middle of the handshake is noticed by the input, which has nothing to give before it has ended. */
   #startTls(): void {
     const { tls } = this.#share
-    if (tls === undefined || this.#tls !== undefined || this.#ended.signal.aborted) return
-    const failed = (reason: string) => this.#drop(reason)
-    this.#tls = acceptTls(this.#input.socket, tls, names => this.#secured(names), failed)
+    if (tls === undefined || this.#input.socket instanceof TLSSocket || this.#ended.signal.aborted) return
+    const socket = acceptTls(this.#input.socket, tls, {
+      secured: names => this.#secured(names),
+      failed: reason => this.#drop(reason),
+    })
+    this.#watch(socket)
+    this.#input = new SocketInput(socket, this, 'data')
+    this.#writer = new ReplyWriter(new PacedSocket(socket), this.#share.pool, this.#bytes, () => this.#written())
+    this.#input.start()
   }
 
   /** Everything that was said before is forgotten, but for the client's flags and how many options it has used up. */
   #secured(names: readonly string[]): void {
-    if (this.#tls === undefined || this.#ended.signal.aborted) return
     this.#catalog = this.#share.catalogFor(names)
     this.#handshake = handshakeInsideTls(this.#handshake)
     this.#start = this.#end = HEADROOM
     this.#stopped = false
-    this.#input = new SocketInput(this.#tls, this, 'data')
-    this.#writer = new ReplyWriter(new PacedSocket(this.#tls), this.#share.pool, this.#bytes, () => this.#written())
-    this.#watch(this.#tls)
-    this.#input.start()
   }
 
   #close(reason: string | undefined): void {

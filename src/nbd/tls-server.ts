@@ -24,8 +24,7 @@ export const mustAuthenticate = (tls: ServerTls): boolean => tls.verify || tls.p
 export function acceptTls(
   plain: Socket,
   tls: ServerTls,
-  secured: (names: readonly string[]) => void,
-  failed: (reason: string) => void,
+  { secured, failed }: { secured(names: readonly string[]): void; failed(reason: string): void },
 ): TLSSocket {
   let identity: string | undefined
   const options = {
@@ -44,9 +43,8 @@ export function acceptTls(
   socket.on('error', (error: NodeJS.ErrnoException) => failed(`TLS: ${error.code ?? 'failed'}`))
   socket.once('secure', () => {
     try {
-      const names = provenNames(socket, tls, identity)
-      // One step later: what throws in here would be taken for a failure of the encryption.
-      process.nextTick(secured, names)
+      // At once: the first bytes from inside may follow in this same turn.
+      secured(provenNames(socket, tls, identity))
     } catch (error) {
       failed(`TLS: ${isLifeboatError(error) ? error.message : 'internal error'}`)
     }
