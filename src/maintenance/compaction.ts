@@ -12,6 +12,7 @@ import { idPrefixBytes } from '../repository/pack-codec.ts'
 import { readWholePack, type WholePack } from '../repository/pack-object.ts'
 import { epochOf } from '../repository/record-keys.ts'
 import { type CopiedRecord, encodeRewrittenObject } from '../repository/rewritten-object.ts'
+import { bodyLength, isBody } from '../storage/checks.ts'
 import type { CompactionPlan } from './compaction-plan.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 
@@ -106,22 +107,13 @@ async function writeCopy(
   const { repository } = keyring.repository
   const parts = encodeRewrittenObject({ repository, objectKey: key, kind, pack, metadataKey, random }, records)
   await store.put(key, parts, options)
-  const size = parts.reduce((sum, { length }) => sum + length, 0)
+  const size = bodyLength(parts)
   const stored = await getBounded(store, key, size, options)
   if (!stored) return undefined
-  if (!equals(stored, parts))
+  if (!isBody(stored, parts))
     throw new LifeboatError('store-failed', `${key} is not what was just stored there`, {
       details: { object: key },
       hint: 'No record was removed. Do not trust this store before you know why; then collect again.',
     })
   return size
-}
-
-function equals(bytes: Uint8Array, parts: readonly Uint8Array[]): boolean {
-  let at = 0
-  for (const part of parts) {
-    if (Buffer.compare(bytes.subarray(at, at + part.length), part) !== 0) return false
-    at += part.length
-  }
-  return at === bytes.length
 }

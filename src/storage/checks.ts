@@ -50,3 +50,13 @@ export const bodyLength = (body: readonly Uint8Array[]): number => {
   for (const part of body) length += part.length
   return length
 }
+
+/** Whether the stored bytes are the concatenation of `body`. */
+export function isBody(stored: Uint8Array, body: readonly Uint8Array[]): boolean {
+  let offset = 0
+  for (const part of body) {
+    if (Buffer.compare(stored.subarray(offset, offset + part.length), part) !== 0) return false
+    offset += part.length
+  }
+  return offset === stored.length
+}

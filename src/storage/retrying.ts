@@ -7,6 +7,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type Random, systemRandom } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import { isBody } from './checks.ts'
 import type { ObjectInfo, ObjectStore, PutOptions, StoreReceipt } from './object-store.ts'
 import type { ObjectVersion, VersionedStore } from './versioned-store.ts'
 
@@ -69,7 +70,7 @@ export function retrying(inner: ObjectStore, options: RetryOptions = {}): Object
       } catch (error) {
         const isConflict = error instanceof LifeboatError && error.code === 'store-conflict'
         if (isFirst || !isConflict || !options.ifAbsent) throw error
-        if (holds(await inner.get(key, undefined, options), body)) return {}
+        if (isBody(await inner.get(key, undefined, options), body)) return {}
         throw error
       }
     })
@@ -179,13 +180,4 @@ const leftOf = (error: unknown): readonly string[] | undefined =>
 function jittered(ms: number, random: Random): number {
   const [low = 0, high = 0] = random(2)
   return Math.round((ms / 2) * (1 + (high * 256 + low) / 65_536))
-}
-
-function holds(stored: Uint8Array, body: readonly Uint8Array[]): boolean {
-  let offset = 0
-  for (const part of body) {
-    if (Buffer.compare(stored.subarray(offset, offset + part.length), part) !== 0) return false
-    offset += part.length
-  }
-  return offset === stored.length
 }

@@ -104,3 +104,13 @@ export function s3FaultPlan(rules: readonly S3FaultRule[], seeded?: SeededS3Faul
     },
   }
 }
+
+/** What any store does now and then: it errs, answers nothing of what it did, and breaks off. */
+export const passingS3Faults: readonly S3Fault[] = [
+  { kind: 'error', status: 500, code: 'InternalError' },
+  { kind: 'error', status: 503, code: 'SlowDown' },
+  { kind: 'done-but-error', status: 500, code: 'InternalError' },
+  { kind: 'done-but-reset' },
+  { kind: 'reset' },
+  { kind: 'half-body', ending: 'reset' },
+]

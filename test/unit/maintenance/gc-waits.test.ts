@@ -265,6 +265,17 @@ test('a lease that cannot be read stops the run before anything is removed', asy
   assert.deepEqual(keysOf(tale.store, 'gc/'), [])
 })
 
+/** An export on another host of the point of VM 'other'. */
+const exportPin = (expiryMs: number) => ({
+  counter: 1,
+  point: pointNumber(4),
+  manifest: pointKey('other', timeNumber(4), pointNumber(4)),
+  kind: 'export',
+  host: 'h',
+  expiryMs,
+  created: '2026-01-02T03:04:05.000Z',
+})
+
 test('what is pinned or held stays, and goes when it is not any more', async () => {
   const tale = await collectionTale()
   const context = await tale.context()
@@ -299,15 +310,7 @@ test('a pin that is put while the run waits keeps its point', async () => {
   await forgetPoint(context, 4, 'other')
   const work = collectGarbage(context, { graceMs: HOUR_MS })
   await tale.clock.advance(HOUR_MS / 2)
-  await context.control.put('pin', 'pins/00000000000000bb', {
-    counter: 1,
-    point: pointNumber(4),
-    manifest: pointKey('other', timeNumber(4), pointNumber(4)),
-    kind: 'export',
-    host: 'h',
-    expiryMs: limits.pinExpiryMs,
-    created: '2026-01-02T03:04:05.000Z',
-  })
+  await context.control.put('pin', 'pins/00000000000000bb', exportPin(limits.pinExpiryMs))
   const result = await passing(tale.clock, work)
   assert.deepEqual([result.removed, result.packs], [[], 0])
   assert.equal(keysOf(tale.store, 'forgotten/').length, 1)
@@ -322,15 +325,7 @@ test('a pin that nobody refreshes for its whole expiry, as this process saw, pin
   await forgetPoint(context, 4, 'other')
   const work = collectGarbage(context, { graceMs: HOUR_MS })
   await tale.clock.advance(60_000)
-  await context.control.put('pin', 'pins/00000000000000bb', {
-    counter: 1,
-    point: pointNumber(4),
-    manifest: pointKey('other', timeNumber(4), pointNumber(4)),
-    kind: 'export',
-    host: 'h',
-    expiryMs: 5000,
-    created: '2026-01-02T03:04:05.000Z',
-  })
+  await context.control.put('pin', 'pins/00000000000000bb', exportPin(5000))
   // Seen for the first time in step 7, it counts, however old it is.
   assert.deepEqual((await passing(tale.clock, work)).removed, [])
   const plan = await planGc(context)

@@ -8,7 +8,7 @@ import { retrying } from '../../../src/storage/retrying.ts'
 import { s3Store } from '../../../src/storage/s3.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
 import { type S3Fake, type S3FakeOptions, startS3Fake } from '../../doubles/s3-fake.ts'
-import type { S3Fault } from '../../doubles/s3-fake-faults.ts'
+import { passingS3Faults, type S3Fault } from '../../doubles/s3-fake-faults.ts'
 
 const bytes = new Uint8Array(1_000).map((_, at) => at & 0xff)
 const LOCKED = { test: { objectLock: true } }
@@ -171,15 +171,7 @@ suite('versions of a bucket', () => {
   test('seeded faults of every kind change nothing that versions and locks tell', async t => {
     const seed = process.env.LIFEBOAT_TEST_SEED ?? 'versions-1'
     t.diagnostic(`seed ${seed}`)
-    const faults: S3Fault[] = [
-      { kind: 'error', status: 500, code: 'InternalError' },
-      { kind: 'error', status: 503, code: 'SlowDown' },
-      { kind: 'done-but-error', status: 500, code: 'InternalError' },
-      { kind: 'done-but-reset' },
-      { kind: 'reset' },
-      { kind: 'half-body', ending: 'reset' },
-    ]
-    const seeded = { random: seededRandom(seed), probability: 0.25, faults }
+    const seeded = { random: seededRandom(seed), probability: 0.25, faults: passingS3Faults }
     await withStore({ seeded, buckets: LOCKED, quirks: { pageKeys: 5 } }, async (bare, fake) => {
       const store = retrying(bare, { random: seededRandom(seed), firstDelayMs: 1, delayMaxMs: 4 })
       const versioned = store.versioned!
