@@ -3,7 +3,7 @@
  * much of what is stored nobody needs any more, and how much was rewritten to keep it there.
  */
 import { hex, type PointId, pointId } from '../src/core/ids.ts'
-import { GiB, KiB, MiB } from '../src/core/limits.ts'
+import { GiB, KiB, limits, MiB } from '../src/core/limits.ts'
 import { seededRandom } from '../src/core/random.ts'
 import { collectGarbage } from '../src/maintenance/gc.ts'
 import { planGc } from '../src/maintenance/gc-plan.ts'
@@ -12,7 +12,7 @@ import { applyPrune, planPrune } from '../src/maintenance/prune.ts'
 import { loadPipeline } from '../src/native/native.ts'
 import { initRepository } from '../src/repository/init.ts'
 import { type OpenedRepository, openRepository } from '../src/repository/open.ts'
-import { memoryStore } from '../src/storage/memory.ts'
+import { type MemoryStore, memoryStore } from '../src/storage/memory.ts'
 import { manualClock } from '../test/doubles/manual-clock.ts'
 import { type Goal, judge } from './goal.ts'
 
@@ -55,6 +55,12 @@ export const goal: Goal = {
           `day ${day}: ${(sums.new / MiB).toFixed(0)} MiB written, ${((shares.at(-1) ?? 0) * 100).toFixed(1)} % garbage`,
         )
     }
+    const objects = packObjects(store)
+    record('objects', objects)
+    say(
+      `${objects.count} data packs, ${objects.rewritten} of them rewritten (${(objects.rewrittenBytes / objects.rewritten / MiB).toFixed(1)} MiB each); ` +
+        `as full packs the rewritten ones would be ${Math.ceil(objects.rewrittenBytes / limits.packTargetBytes)}`,
+    )
     const rewritten = sums.rewritten / sums.new
     const ofIncrements = sums.rewritten / (sums.new - VMS.length * DISK)
     record('figures', { ...sums, shares, rewritten, ofIncrements })
@@ -65,6 +71,16 @@ export const goal: Goal = {
       judge({ goal: `garbage: ${what}`, product: 'repository', peer: '180 days of GFS', ratios, target: { atMost } })
     return [row('garbage / stored', shares, 0.1), row('rewritten / new', [rewritten], 0.3)]
   },
+}
+
+/** How many objects compaction leaves: survivors of a pack stay in an object of their own. */
+function packObjects(store: MemoryStore) {
+  const sizes = [...store.snapshot()]
+    .filter(([key]) => key.startsWith('packs/'))
+    .map(([key, { bytes }]) => [key, bytes.length] as const)
+  const rewritten = sizes.filter(([key]) => key.includes('.'))
+  const sum = (some: readonly (readonly [string, number])[]) => some.reduce((total, [, size]) => total + size, 0)
+  return { count: sizes.length, bytes: sum(sizes), rewritten: rewritten.length, rewrittenBytes: sum(rewritten) }
 }
 
 /** Gives the bytes stored. */
