@@ -153,6 +153,12 @@ export class Segments {
     this.#open.close(segment.path)
   }
 
+  /** It holds damage: kept, it would be found again by every process that opens the cache. Its writer notices and goes on in another. */
+  async condemn(segment: Segment): Promise<void> {
+    this.forget(segment)
+    await this.#options.files.unlink(segment.path).catch(() => {})
+  }
+
   async remove(segment: OwnSegment): Promise<void> {
     this.forget(segment)
     await this.#discard(segment.name, segment.file)

@@ -34,7 +34,7 @@ export interface DiskCacheFigures {
   readonly hits: number
   readonly bytesRead: number
   readonly misses: number
-  /** Records that failed their check, or did not authenticate after it: dropped and fetched again. */
+  /** Records that failed their check, whose segment then goes as a whole, or did not authenticate after it: fetched again. */
   readonly damaged: number
   /** Reads that the disk failed. */
   readonly readFailures: number
@@ -179,6 +179,7 @@ class KeptRecords implements DiskCache {
       if (this.#segments.get(segment.number)) this.#figures.readFailures++
       return
     }
+    let isDamaged = false
     for (const wanted of records) {
       const at = wanted.offset - offset
       const stored = parseRecord(bytes.subarray(at, Math.min(read, at + wanted.length)), wanted.key)
@@ -189,8 +190,9 @@ class KeptRecords implements DiskCache {
         continue
       }
       this.#figures.damaged++
-      this.#segments.table.delete(wanted.key, { ...wanted, segment: segment.number })
+      isDamaged = true
     }
+    if (isDamaged) this.#inBackground(this.#segments.condemn(segment))
   }
 
   /** Now and then, also when nothing is asked: removed segments give their space back, and a disk that fills up gets some. */
