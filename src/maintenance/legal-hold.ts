@@ -1,5 +1,5 @@
 /**
- * Holds in a repository with locks are the store's legal holds as well: on the hold itself and on all that its point is
+ * Holds in a store with Object Lock are the store's legal holds as well: on the hold itself and on all that its point is
  * restored from, so that nobody removes it, whatever becomes of retention. Set whole or not reported.
  */
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
@@ -15,14 +15,19 @@ import { keptObjects, type Reached, reachedBy } from './reached-objects.ts'
 /** A collection may rewrite a pack between the listing and the request; from the hold on it begins no more. */
 const PASSES_MAX = 3
 
+/** Wherever the store can hold anything, whether or not this repository promises locks. */
+async function lockingStore({ store }: MaintenanceContext, options: AbortOptions): Promise<VersionedStore | undefined> {
+  return (await store.versioned?.features(options))?.objectLock ? store.versioned : undefined
+}
+
 /** Resolves when everything is held. The hold object must be stored before, so that no later collection moves anything. */
 export async function setLegalHold(
   context: MaintenanceContext,
   hold: { readonly id: string; readonly manifest: string },
   options: WorkOptions = {},
 ): Promise<void> {
-  const { versioned } = context.store
-  if (!context.lock || !versioned) return
+  const versioned = await lockingStore(context, options)
+  if (!versioned) return
   await versioned.legalHold(holdKey(hold.id), undefined, true, options)
   await holdReached(context, versioned, hold.manifest, options)
 }
@@ -36,8 +41,8 @@ export async function clearLegalHold(
   { id, point }: { readonly id: string; readonly point?: string },
   { progress, ...options }: WorkOptions = {},
 ): Promise<void> {
-  const { versioned } = context.store
-  if (!context.lock || !versioned) return
+  const versioned = await lockingStore(context, options)
+  if (!versioned) return
   const manifest = point === undefined ? undefined : (await manifestsOf(context, new Set([point]), options))[0]
   if (manifest !== undefined) {
     const others = await heldManifests(context, id, options)

@@ -1,7 +1,7 @@
 /** What people and timers may get wrong with retention, locks, keys and collections: told with what to do, and nothing is harmed. */
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import {
   done,
@@ -171,4 +171,16 @@ test("a clock far off the store's: gc warns, prune and lock renew refuse, whiche
     assert.match(await collected(), /warning: this host's clock and the store's are (3599|36\d\d) s apart/)
   }
   assert.equal(fake.buckets.get('test')!.versions.size, before)
+})
+
+test('a host that may not write reads without a pin, and is told for how long that is safe', async () => {
+  await using place = await overS3({})
+  const { cli, fake } = place
+  done(await cli.json('init'))
+  const [, newest] = await backedUp(cli)
+  fake.faults.add({ operation: 'PutObject', fault: { kind: 'error', status: 403, code: 'AccessDenied' }, times: 1000 })
+  const { stderr } = done(await cli.json(`restore web1@${newest}/vda --output ${cli.at('out')}`))
+  assert.match(stderr, /warning: .*cannot write to the repository.* safe for the grace/)
+  assert.deepEqual(new Uint8Array(await readFile(cli.at('out'))), new Uint8Array(100_000).fill(2))
+  assert.ok(fake.faults.fired.length > 0)
 })

@@ -2,14 +2,23 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { limits } from '../../../src/core/limits.ts'
+import { readAuditLog } from '../../../src/maintenance/audit-log.ts'
 import { collectGarbage } from '../../../src/maintenance/gc.ts'
 import { planGc } from '../../../src/maintenance/gc-plan.ts'
 import { twinPipeline } from '../../../src/native/twin.ts'
 import { keyring, metadataOnly } from '../../../src/repository/keyring.ts'
-import { damagedKey, forgottenKey, gcKey, packKey, parsePackKey } from '../../../src/repository/object-keys.ts'
+import {
+  damagedKey,
+  forgottenKey,
+  gcKey,
+  packKey,
+  parsePackKey,
+  pointKey,
+} from '../../../src/repository/object-keys.ts'
 import { RecordReader } from '../../../src/repository/record-reader.ts'
 import { assertWhole, type CollectionTale, collectionTale, forgetPoint } from '../../doubles/collection.ts'
-import { backup, keysOf, pointNumber, readBack, storedBytes } from '../../doubles/memory-repository.ts'
+import { intercepted } from '../../doubles/intercepted-store.ts'
+import { backup, keysOf, pointNumber, readBack, storedBytes, timeNumber } from '../../doubles/memory-repository.ts'
 
 const packBytes = ({ store }: CollectionTale) => storedBytes(store, 'packs/') + storedBytes(store, 'meta/')
 const packKeys = ({ store }: CollectionTale) => [...keysOf(store, 'packs/'), ...keysOf(store, 'meta/')]
@@ -208,4 +217,40 @@ test('objects of strangers stay', async () => {
   await collectGarbage(context, { graceMs: 0 })
   for (const key of strange) assert.ok(tale.store.snapshot().has(key))
   assert.equal(tale.store.snapshot().has(gcKey('x')), false)
+})
+
+test('before it removes anything a collection says in the audit what', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 4, 'other')
+  let audited = 0
+  const through = intercepted(tale.store, {
+    before({ verb, key }) {
+      if (verb === 'delete' && key.startsWith('points/')) audited = keysOf(tale.store, 'audit/').length
+    },
+  })
+  const { run, packs } = await collectGarbage(await tale.context(through), { graceMs: 0 })
+  assert.equal(audited, 1)
+  const { entries } = await readAuditLog(context, { limit: 9 })
+  const [entry] = entries
+  assert.deepEqual([entries.length, entry?.action, entry?.who, entry?.details.run], [1, 'gc', 'tester@host', run])
+  assert.deepEqual(entry?.details.points, [pointKey('other', timeNumber(4), pointNumber(4))])
+  assert.ok(packs > 0)
+})
+
+test('a subtree that several points share is read once', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  const { mark } = await planGc(context)
+  const together = mark.nodes
+  assert.ok(together > 0)
+  // Point 1 again, as another one: all of its nodes are known.
+  const repository = await tale.open()
+  await backup(repository, {
+    number: 9,
+    disks: [{ name: 'vda', image: tale.images[0]!, base: pointNumber(1), changed: [] }],
+  })
+  const { mark: again } = await planGc(context)
+  assert.equal(again.nodes, together)
+  assert.equal(again.manifests.size, mark.manifests.size + 1)
 })

@@ -8,6 +8,7 @@ import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
 import { listHolds } from '../../../src/repository/holds.ts'
 import { faulty } from '../../../src/storage/faulty.ts'
 import { DAY_MS, type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
+import { maintainedRepository } from '../../doubles/maintained-repository.ts'
 import { backup, keysOf, pointNumber, readBack, summaryOf } from '../../doubles/memory-repository.ts'
 
 const image = seededRandom('image')(150_000)
@@ -73,4 +74,27 @@ test('a hold that could not be set on everything is not reported', async () => {
   )
   assert.equal(forbidden.fired.length, 1)
   assert.deepEqual((await listHolds(repository.reading.control)).holds, [])
+})
+
+test('a bucket with Object Lock holds what a held point needs, also where the repository promises no locks', async () => {
+  const { store, context, repository, point } = await maintainedRepository({ locks: true })
+  const made = await point('2026-11-20T10:00:00Z')
+  const versioned = store.versioned!
+  const held = async () => {
+    const keys: string[] = []
+    for (const key of keysOf(store, '')) if ((await versioned.lockOf(key)).legalHold) keys.push(key)
+    return keys
+  }
+  const id = await addHold(context, made, 'audit')
+  assert.ok(
+    [/^holds/, /^points/, /^packs/, /^meta/, /^keys/, /^config$/].every(kind =>
+      keysOf(store, '').some(key => kind.test(key)),
+    ),
+  )
+  const kinds = new Set((await held()).map(key => key.split('/')[0]))
+  assert.deepEqual([...kinds].sort(), ['config', 'holds', 'keys', 'meta', 'packs', 'points'])
+  for (const key of keysOf(store, '')) await store.delete([key]).catch(() => {})
+  assert.equal((await repository.points()).length, 1)
+  await removeHold(context, { id, point: made.id })
+  assert.deepEqual(await held(), [])
 })

@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
+import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
+import { readAuditLog } from '../../../src/maintenance/audit-log.ts'
 import { forgetPoints } from '../../../src/maintenance/forget.ts'
 import { type RenewalResult, renewLocks } from '../../../src/maintenance/lock-renewal.ts'
 import { lockStatus } from '../../../src/maintenance/lock-status.ts'
@@ -65,6 +67,23 @@ test('a renewal extends what would fall below the promise, and a second one has 
   assert.equal((await renewing(repository)).extended, 0)
   assert.equal(keysOf(store, 'leases/').length, 0)
   assert.ok(keysOf(store, 'audit/').length >= 1)
+})
+
+test('a renewal leaves a ledger of what it extended, and an entry in the audit; the newest eight ledgers stay', async () => {
+  const { repository, context, clock, store } = await withPoint()
+  for (let times = 1; times <= limits.ledgersKept + 2; times++) {
+    await clock.advance(7 * DAY_MS)
+    const result = await renewing(repository)
+    assert.equal(keysOf(store, 'locks/').length, Math.min(times, limits.ledgersKept))
+    const ledger = await context.control.get('lock-ledger', `locks/${result.run}`)
+    assert.equal(ledger?.date('until').getTime(), result.until.getTime())
+    assert.equal(ledger?.count('count'), result.extended)
+    assert.equal(ledger?.count('requests'), result.requests)
+    assert.equal(ledger?.texts('extended', 1000).length, result.extended)
+    assert.ok(result.extended > 0 && result.requests === 2 * result.objects)
+  }
+  const { entries } = await readAuditLog(context, { limit: 99 })
+  assert.deepEqual([...new Set(entries.map(({ action }) => action))], ['lock-renew'])
 })
 
 test('a renewal that dies at any change is finished by the next', async t => {

@@ -64,6 +64,23 @@ test('the plan says why each point stays or goes, and its application marks exac
   assert.deepEqual((await planned(place, { policy: { keepLast: 1, keepDaily: 2, keepWeekly: 2 } })).removed, [])
 })
 
+test('what is read, built upon or held stays, and the plan says by whom', async () => {
+  const place = await maintainedRepository()
+  await week(place)
+  const [base, read, held] = await place.repository.points()
+  await using writer = await place.begin('2026-11-21T11:00:00Z', { base: base!.id })
+  await using _ = await place.repository.openPoint(read!, { pin: 'export' })
+  await addHold(place.context, held!, 'ask Jane')
+  const plan = await planned(place, { policy: { keepLast: 1 } })
+  assert.deepEqual(plan.kept, [
+    '15 base of a running backup on test-host',
+    '16 pinned by export on test-host',
+    '17 held by jane@box (ask Jane)',
+    '21 last 1, newest',
+  ])
+  assert.equal(writer.bases.size, 1)
+})
+
 test('a VM goes by its own policy, the others by the default, and flags replace both', async () => {
   const place = await maintainedRepository()
   await week(place, 'a')

@@ -1,9 +1,11 @@
 /** Who may write and delete in the bucket, and holds no key, hides and overwrites objects: every point still restores, bit for bit. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { isLifeboatError } from '../../../src/core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { seededRandom } from '../../../src/core/random.ts'
+import { isLockedKey } from '../../../src/repository/lock-policy.ts'
 import { parseFenceKey, pointKey } from '../../../src/repository/object-keys.ts'
+import { kinds } from '../../doubles/every-kind.ts'
 import { type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
 import { backup, keysOf, pointNumber, readBack, timeNumber } from '../../doubles/memory-repository.ts'
 
@@ -96,4 +98,58 @@ test('coordination objects are never locked, what points are restored from alway
     }
   }
   assert.ok(seen.locked >= 7 && seen.free >= 1, JSON.stringify(seen))
+})
+
+test('of every kind of object it is settled whether it is locked', () => {
+  const locked = ['config', 'keys/x', 'keys/x/0', 'points/x', 'packs/x', 'meta/x', 'audit/x', 'policies/x']
+  const free = [
+    'leases',
+    'pins',
+    'holds',
+    'fences',
+    'forgotten',
+    'gc',
+    'damaged',
+    'index',
+    'locks',
+    'claims',
+    'traces',
+    'probe',
+  ]
+  assert.deepEqual(locked.filter(isLockedKey), locked)
+  assert.deepEqual(free.map(kind => `${kind}/x`).filter(isLockedKey), [])
+  const known = [...Object.values(kinds)].map(({ source }) => source)
+  for (const kind of known)
+    assert.ok(
+      [...locked, ...free].some(name => source(name).test(kind)),
+      `${kind} is settled`,
+    )
+})
+
+const source = (name: string) => new RegExp(`^\\^${name.split('/')[0]}`)
+
+test('who may see that an object is hidden and not read past the marker is told so, and what brings it back', async () => {
+  for (const prefix of ['points/', 'packs/', 'meta/', 'keys/']) {
+    const locked = await withPoints()
+    const { store } = locked
+    const hidden = keysOf(store, prefix)
+    const opened = await locked.open()
+    for (const key of hidden) store.tamper(key, undefined)
+    let refused = 0
+    const getVersion = async () => {
+      refused++
+      throw new LifeboatError('store-denied', 'no right to GetObjectVersion')
+    }
+    const read = async () => {
+      const repository = await locked.open({ ...store, versioned: { ...store.versioned, getVersion } })
+      await readBack(repository, pointNumber(2), 'vda')
+    }
+    await assert.rejects(read, error => {
+      assert.ok(isLifeboatError(error, 'hidden-object'), `${prefix} ${error}`)
+      assert.ok(hidden.includes(error.details.object ?? ''))
+      return /lock repair/.test(error.details.hint ?? '')
+    })
+    assert.ok(refused > 0)
+    assert.equal((await opened.points()).length, 2)
+  }
 })

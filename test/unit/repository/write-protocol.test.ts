@@ -392,6 +392,21 @@ test('a lease that could not be refreshed for half its expiry stops the work', a
   assert.deepEqual(await committed(repository), [pointNumber(1)])
 })
 
+test('work that takes longer than a lease may live is given up, however well it is refreshed', async () => {
+  const { store } = await prepared()
+  const clock = manualClock()
+  const repository = await openMemoryRepository(store, { seed: 'long', clock })
+  await using writer = await beginBackup(repository, { number: 2, disks: [] })
+  await writeDisk(repository, writer, disk('two'))
+  for (let passed = 0; passed <= limits.leaseLifeMs; passed += limits.leaseRefreshMs)
+    await clock.advance(limits.leaseRefreshMs)
+  await assert.rejects(
+    () => commitBackup(writer),
+    error => isLifeboatError(error, 'lease-lost') && /older/.test(error.message),
+  )
+  assert.deepEqual(await committed(repository), [pointNumber(1)])
+})
+
 test('a refresh that fails for a while is made up for', async () => {
   const { store } = await prepared()
   const clock = manualClock()
