@@ -28,6 +28,7 @@ export type ErrorCode =
   | 'session-damaged'
   | 'session-newer'
   | 'overlay-damaged'
+  | 'overlay-damaged'
   | 'output-failed'
   | 'tool-failed'
   | 'file-failed'

@@ -248,6 +248,33 @@ export const limits = {
   /** Pieces in which a large read leaves in structured mode. */
   nbdPieceBytes: 1 * MiB,
 
+  /** Blocks of 4 KiB that one batch of an overlay takes: 4 MiB, so that a large write does not keep small ones waiting. */
+  overlayBatchBlocks: 1024,
+  /** Up to here a batch is written in the turn that brought it: 512 KiB into the page cache take less than handing them to another thread and back. */
+  overlayBlocksNow: 128,
+  /** A write into the page cache that takes longer has been made to wait by the disk; for so long the next ones get a thread. */
+  overlayStallMs: 8,
+  overlayStallCoolMs: 1_000,
+  /** Of the page map: one page tells of 2 MiB of disk. Kept when clean, 32 MiB. */
+  overlayPagesKept: 8_192,
+  /** Changed pages, 64 MiB, at which a map is stored; at twice as many writes wait for it. */
+  overlayPagesDirty: 16_384,
+  overlayPagesPerRead: 256,
+  /** 500,000 writes of 4 KiB: replayed in half a second. At this size a map is stored. */
+  overlayJournalBytes: 8 * MiB,
+  /** Maps may fail to be stored for lack of space while the journal goes on; what is larger is not one of ours. */
+  overlayJournalMax: 1 * GiB,
+  overlayJournalReserve: 256 * KiB,
+  /** 72 MiB for a TiB written as scattered blocks. */
+  overlayMapMax: 1 * GiB,
+  /** After a map could not be stored. */
+  overlayMapRetryMs: 2_000,
+  /** What is reserved ahead of the writes, and what is kept of space that is free again. */
+  overlayReserve: 16 * MiB,
+  overlaySpaceKept: 16 * MiB,
+  /** Slots that wait for a sync before they can be used again: at 64 MiB one is begun. */
+  overlayFreedSlots: 16_384,
+
   /** First read-ahead window of a sequential reader, and the largest: four 1 MiB GETs of typical chunks. */
   readAheadChunksFirst: 4,
   readAheadChunksMax: 64,
