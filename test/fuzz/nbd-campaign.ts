@@ -1,0 +1,121 @@
+/** A run of the fuzzer against a server of its own, with a good client that is served all the while. */
+import assert from 'node:assert/strict'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { memoryDevice } from '../../src/block/memory.ts'
+import { systemClock } from '../../src/core/clock.ts'
+import { MiB } from '../../src/core/limits.ts'
+import { seededRandom } from '../../src/core/random.ts'
+import { forEachLimited } from '../../src/core/scope.ts'
+import * as C from '../../src/nbd/constants.ts'
+import * as O from '../../src/nbd/option-codec.ts'
+import { serveNbd } from '../../src/nbd/server.ts'
+import { readServerTls } from '../../src/nbd/tls-folder.ts'
+import { certificateAuthority, credentialFolder } from '../doubles/certificates.ts'
+import { patternBytes } from '../doubles/pattern.ts'
+import { RawNbdClient } from '../doubles/raw-nbd-client.ts'
+import { slowDevice } from '../doubles/slow-device.ts'
+import { anyInput, corpus, Dice, keep, SIZE, say } from './nbd-cases.ts'
+
+/** Where the inputs land: at the server, inside TLS, or at the encryption itself. */
+type Layer = 'plain' | 'inside TLS' | 'instead of TLS'
+
+interface Campaign {
+  readonly layer: Layer
+  readonly device: 'memory' | 'slow'
+  readonly count: number
+}
+
+const seed = Number(process.env.LIFEBOAT_TEST_SEED ?? 20261121)
+/** Of one handshake that goes well, for the encryption's fuzzing: records with a hello in them. */
+const HELLO = Buffer.from('16030100610100005d0303', 'hex')
+
+/** Nothing ends the server, leaks a connection or a descriptor, disturbs the good client, or costs more than 128 MiB. */
+export async function campaign(t: TestContext, { layer, device: kind, count }: Campaign): Promise<void> {
+  t.diagnostic(`seed ${seed} (LIFEBOAT_TEST_SEED): ${count} random inputs and ${corpus.length} kept ones, ${layer}`)
+  const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-fuzz-'))
+  try {
+    await run(t, folder, { layer, device: kind, count })
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+async function run(t: TestContext, folder: string, { layer, device: kind, count }: Campaign): Promise<void> {
+  const memory = memoryDevice(patternBytes(SIZE))
+  const device = kind === 'slow' ? slowDevice(memory, seededRandom(`fuzz ${seed}`)) : memory
+  const good = patternBytes(SIZE, 4)
+  const path = join(folder, 'fuzz.sock')
+  const exports = [
+    { name: 'disk', device, readOnly: false },
+    { name: 'good', device: memoryDevice(good), readOnly: true },
+  ]
+  const log: string[] = []
+  const tls =
+    layer === 'plain'
+      ? undefined
+      : await readServerTls({ folder: await credentials(folder), verify: false, now: new Date() })
+  await using server = await serveNbd({
+    exports,
+    listen: { socket: path },
+    clock: systemClock,
+    log: line => log.push(line),
+    ...(tls && { tls }),
+  })
+  await using client = await RawNbdClient.go(path, 'good', 'structured', [], tls && {})
+  // What is allocated once, like output buffers, is not growth.
+  for (let i = 0; i < 100; i++) await visit(path, layer, anyInput(new Dice(i)), new Dice(i))
+  globalThis.gc?.()
+  const before = { rss: process.memoryUsage().rss, descriptors: (await readdir('/proc/self/fd')).length }
+  let most = before.rss
+  let served = 0
+  const cases = Array.from({ length: corpus.length + count }, (_, i) => i)
+  await forEachLimited(cases, 16, async i => {
+    const dice = new Dice(seed + i)
+    const input = corpus[i] ?? anyInput(dice)
+    const errors = log.length
+    await visit(path, layer, input, dice)
+    if (log.slice(errors).some(line => line.includes('internal error'))) keep(`found-${seed}-${i}`, input)
+    if (i % 50 > 0) return
+    most = Math.max(most, process.memoryUsage().rss)
+    client.request(C.NBD_CMD_READ, i % 1000, 5000)
+    const reply = await client.reply()
+    assert.ok(reply.payload.subarray(8).equals(good.subarray(i % 1000, (i % 1000) + 5000)), `case ${i}`)
+    served++
+  })
+  while (server.connectionCount + server.halfOpenCount > 1) await new Promise(resolve => setTimeout(resolve, 5))
+  const growth = Math.round((most - before.rss) / MiB)
+  t.diagnostic(`the good client was served ${served} times in between; growth ${growth} MiB at most`)
+  assert.ok(growth < 128, `grew by ${growth} MiB`)
+  const internal = log.find(line => line.includes('internal error'))
+  assert.equal(internal, undefined)
+  for (const line of log) assert.match(line, /^[\x20-\x7e]*$/, 'log lines are printable')
+  await new Promise(resolve => setTimeout(resolve, 50))
+  assert.ok((await readdir('/proc/self/fd')).length <= before.descriptors + 4, 'descriptors are given back')
+}
+
+async function credentials(folder: string): Promise<string> {
+  const server = certificateAuthority().issue({ commonName: 'fuzz', names: ['DNS:localhost'] })
+  return credentialFolder(join(folder, 'tls'), { server })
+}
+
+async function visit(path: string, layer: Layer, input: Buffer, dice: Dice): Promise<void> {
+  await using client = await RawNbdClient.connect(path)
+  // Node accepts one connection a turn of its loop, so visitors that never wait would only fill the backlog.
+  if (layer === 'plain') {
+    if (dice.below(10) > 0) await client.read(18)
+    return say(client, input, dice)
+  }
+  await client.read(18)
+  client.write(Buffer.from([0, 0, 0, 3]))
+  if (layer === 'inside TLS') {
+    await client.startTls()
+    // The flags were said in the clear.
+    return say(client, input.subarray(4), dice)
+  }
+  client.write(O.encodeOption(C.NBD_OPT_STARTTLS, Buffer.alloc(0)))
+  if (dice.below(10) > 0) await client.read(20)
+  await say(client, dice.below(2) === 0 ? dice.mutated(Buffer.concat([HELLO, input])) : input, dice)
+}
