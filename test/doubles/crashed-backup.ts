@@ -135,3 +135,47 @@ export async function crashAtEveryChange(options: StoryOptions, ending: Ending):
   assert.equal(commits, expected[ending])
   return total
 }
+
+export interface TornTally {
+  readonly objects: number
+  readonly tried: number
+}
+
+/**
+ * A host dies just before its manifest, and a store that was not synced keeps only a part of what it stored: each object at each
+ * length, one after the other. The next host backs up the same contents, which it would find there: nothing torn is relied upon.
+ */
+export async function tearEverything(options: StoryOptions): Promise<TornTally> {
+  const told = await story(options)
+  // Upon no base, so that what others stored is looked for from the first chunk on.
+  const disks = told.input.disks.map(({ name, image }) => ({ name, image }))
+  const tale = { ...told, input: { ...told.input, disks } }
+  const { pipeline } = options
+  const whole = await run(tale, Number.POSITIVE_INFINITY, 'dies before')
+  // The last two changes are the manifest and the end of the lease.
+  const { store: left } = await run(tale, whole.changes - 1, 'dies before')
+  const survived = left.snapshot()
+  const unfinished = [...survived.keys()].filter(key => !tale.start.has(key))
+  assert.ok(!unfinished.some(key => key.startsWith('points/')) && unfinished.some(key => key.startsWith('packs/')))
+  const newBytes = async (entries: ReadonlyMap<string, StoredObject>) => {
+    const repository = await openMemoryRepository(memoryStore({ entries }), { seed: 'control', pipeline })
+    const manifest = await backup(repository, tale.input)
+    return manifest.disks.reduce((sum, { bytesNew }) => sum + bytesNew, 0)
+  }
+  // Otherwise nothing that is torn could be relied upon.
+  assert.ok((await newBytes(survived)) < (await newBytes(tale.start)) / 2, 'what is whole is reused')
+  let tried = 0
+  for (const key of unfinished) {
+    const { bytes } = survived.get(key)!
+    for (const length of new Set([0, 1, bytes.length >> 1, bytes.length - 1])) {
+      const store = memoryStore({ entries: survived })
+      store.tamper(key, bytes.slice(0, length))
+      const repository = await openMemoryRepository(store, { seed: `torn ${key} ${length}`, pipeline })
+      await backup(repository, tale.input)
+      const again = await openMemoryRepository(store, { seed: 'again', pipeline })
+      await assertWhole(again, tale, true)
+      tried++
+    }
+  }
+  return { objects: unfinished.length, tried }
+}

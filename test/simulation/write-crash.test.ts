@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { crashAtEveryChange, endings } from '../doubles/crashed-backup.ts'
+import { crashAtEveryChange, endings, tearEverything } from '../doubles/crashed-backup.ts'
 
 const seeds = (process.env.SEED ?? 'tide,reef').split(',')
 
@@ -16,3 +16,9 @@ for (const seed of seeds)
       assert.ok(total >= 6, 'lease, pack, meta pack, index, manifest, end of the lease')
       t.diagnostic(`${total} changes of the store`)
     })
+
+test('what a host that died had stored is torn, each object at each length: the next backup of the same relies on none of it', async t => {
+  const { objects, tried } = await tearEverything({ seed: 'torn', chunkSize: 4096, newChunks: 250 })
+  assert.ok(objects >= 4 && tried >= 4 * objects - 2, 'lease, pack, meta pack, index')
+  t.diagnostic(`${objects} objects torn in ${tried} ways: accepted as good 0`)
+})
