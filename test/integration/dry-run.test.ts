@@ -16,6 +16,8 @@ interface Document {
   readonly bytesKept?: number
   readonly bytesFetched?: number
   readonly bytesWritten?: number
+  readonly bytesRewritten?: number
+  readonly bytesFreed?: number
   readonly bytes?: number
   readonly cost?: {
     readonly currency: string
@@ -114,6 +116,28 @@ test('backup of images, restore and verify: a dry run asks for what the run then
     assert.equal(dry.bytesFetched ?? dry.bytes, real.bytesFetched ?? real.bytes, words)
     assert.equal(dry.bytesWritten, real.bytesWritten, words)
   }
+})
+
+test('gc: a dry run tells the requests, the space and the money of the collection, within 2', async () => {
+  await using t = await newRepository()
+  const file = await image(t)
+  await lifeboat(t, `backup vm --image vda=${file}`)
+  // Half of the first pack is needed no more, so that it is rewritten.
+  await using handle = await open(file, 'r+')
+  await handle.write(patternBytes(9 * MiB, 99), 0, 9 * MiB, 8 * MiB)
+  await lifeboat(t, `backup vm --image vda=${file}`)
+  await lifeboat(t, 'forget vm@latest~1')
+  await writeFile(t.at('lifeboat.yaml'), 'prices: aws-s3-standard\n')
+  const before = await everythingIn(t.at('repository'))
+  const dry = await lifeboat(t, `--config ${t.at('lifeboat.yaml')} gc --dry-run`)
+  assert.deepEqual(await everythingIn(t.at('repository')), before, 'the repository was changed')
+  const real = await lifeboat(t, 'gc --grace 0s')
+  assert.ok((real.bytesRewritten ?? 0) > 0 && (real.bytesFreed ?? 0) > 0)
+  assertClose(dry.requests, real.requests, 2, ['get', 'head', 'put', 'list', 'delete'])
+  assert.ok(Math.abs((dry.bytesKept ?? 0) + (real.bytesFreed ?? 0)) < 64 * KiB, `${dry.bytesKept} ${real.bytesFreed}`)
+  const { put, list } = dry.requests
+  const least = ((put.requests + list.requests) * 0.005) / 1000
+  assert.ok(dry.cost && dry.cost.requests >= least && dry.cost.requests < 100 * least, JSON.stringify(dry.cost))
 })
 
 test('a sampled verify is estimated by a sample of its own, within 1.5', async () => {

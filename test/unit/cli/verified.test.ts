@@ -46,6 +46,9 @@ test('restore, export and boot say of a point, before they read it, that verify 
   for (const words of verbs('web1@latest')) assert.doesNotMatch((await run(words)).stderr, /suspect/)
   await rotPacks(small)
   assert.equal((await run('verify --all')).code, 4)
+  const { json } = await small.cli.json(`${small.at} points`)
+  const { points } = json as { points: readonly { readonly vm: string; readonly state: string }[] }
+  assert.deepEqual(new Set(points.map(({ state }) => state)), new Set(['suspect']))
   for (const words of verbs('web1@latest'))
     assert.match((await run(`--quiet ${words}`)).stderr, /^warning: web1@\w+ is suspect/, words)
 })

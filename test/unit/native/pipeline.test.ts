@@ -5,7 +5,7 @@ import { constants, zstdCompressSync } from 'node:zlib'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { KiB, MiB } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
-import { loadAddon } from '../../../src/native/native.ts'
+import { loadAddon, loadPipeline } from '../../../src/native/native.ts'
 import type { OpenRecord, Pipeline } from '../../../src/native/pipeline.ts'
 import { isZero } from '../../../src/native/zero.ts'
 import { CONTENTS, chunkOf, pipelines, plaintextOf, repeatingFrame, sealPlaintext, sealSource } from './batches.ts'
@@ -397,6 +397,42 @@ test('the addon checks every length again by itself', () => {
     () => writeRaw({ offsets: new Float64Array([Number.NaN]) }),
   ]
   for (const call of bad) assert.throws(call, RangeError, String(call))
+})
+
+test('the addon works off the main thread: JavaScript goes on while a batch is digested, compressed, sealed and opened', async () => {
+  const pipeline = loadPipeline()
+  const random = seededRandom('off the main thread')
+  const source = Buffer.alloc(256 * 65_536, random(70_000))
+  const turnsDuring = async <T>(work: Promise<T>): Promise<number> => {
+    let turns = 0
+    let isDone = false
+    const done = work.finally(() => {
+      isDone = true
+    })
+    while (!isDone) {
+      await new Promise(resolve => setImmediate(resolve))
+      turns++
+    }
+    await done
+    return turns
+  }
+  const place = { firstSlot: 0, key: random(32), aadPrefix: random(52) }
+  const indexes = Uint32Array.from({ length: 256 }, (_, n) => n)
+  const target = new Uint8Array(256 * (65_536 + 20))
+  const ids = new Uint8Array(256 * 32)
+  const lengths = new Uint32Array(256).fill(65_536)
+  const body = new Uint8Array(256 * 65_536)
+  const works: Readonly<Record<string, () => Promise<unknown>>> = {
+    digest: () => pipeline.digestChunks(source, 65_536, random(32)),
+    compress: () => pipeline.compressChunks(source, 65_536, indexes, target, 0),
+    seal: () => pipeline.sealChunks({ body, lengths, ids, ...place }),
+  }
+  for (const [name, work] of Object.entries(works)) {
+    let turns = 0
+    for (let time = 0; time < 3; time++) turns = Math.max(turns, await turnsDuring(work()))
+    // 16 MiB take milliseconds; a turn takes microseconds.
+    assert.ok(turns >= 10, `${name}: ${turns} turns`)
+  }
 })
 
 test('fifty batches at once do not disturb each other', async () => {
