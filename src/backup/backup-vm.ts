@@ -41,6 +41,8 @@ export interface BackupRequest extends AbortOptions {
   /** See `BeginPoint.ownDomain`. */
   readonly ownDomain?: boolean
   readonly disks?: readonly string[]
+  /** A point that a bitmap may name although it is not among the newest: that of a recovered machine. */
+  readonly basedOn?: PointId
   readonly fleecingDir: string
   readonly progress?: (progress: DiskProgress) => void
   /** Something that a person must hear of although the backup goes on: a lying bitmap, for one. */
@@ -105,13 +107,14 @@ export async function backupVm(request: BackupRequest): Promise<BackupResult> {
   return { point, vm, kind, base, consistency, seconds, disks, omitted, healed: writer.healed }
 }
 
-function offeredBases({ kind, alone }: BackupRequest, earlier: readonly PointSummary[]): PointId[] {
+function offeredBases({ kind, alone, basedOn }: BackupRequest, earlier: readonly PointSummary[]): PointId[] {
   if (alone) return []
   const bases = earlier
     .slice(-BASES_OFFERED)
     .reverse()
     .map(point => point.id)
-  if (typeof kind === 'object' && !bases.includes(kind.differentialTo)) bases.push(kind.differentialTo)
+  for (const point of [typeof kind === 'object' ? kind.differentialTo : undefined, basedOn])
+    if (point !== undefined && !bases.includes(point)) bases.push(point)
   return bases
 }
 

@@ -7,6 +7,7 @@ import { notifyReady, stoppedBy } from './host-stopping.ts'
 import type { Invocation } from './invocation.ts'
 import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
+import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
 import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
@@ -69,6 +70,7 @@ export const bootCommand = verb<Flags>({
       figures: opened.figures,
       ...sessionPlace(invocation),
       tell: message => output.warning(message),
+      commands: commandsOf(invocation),
       reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),
       memoryBytes: flags.memory === undefined ? undefined : parseBytes(flags.memory, '--memory'),
       cpus: flags.cpus === undefined ? undefined : parseCpus(flags.cpus),

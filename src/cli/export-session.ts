@@ -12,6 +12,7 @@ import type { Invocation } from './invocation.ts'
 import type { LiveRepository } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { openOverlays } from './overlays.ts'
+import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
 import { pointOf } from './session-repository.ts'
 
@@ -70,11 +71,12 @@ export async function resumeExport(
 }
 
 async function serving(
-  { surroundings, output, signal }: Invocation,
+  invocation: Invocation,
   { repository, cache, figures }: LiveRepository,
   { point, older }: SessionPoint,
   options: NonNullable<SessionServe['options']>,
 ) {
+  const { surroundings, output, signal } = invocation
   const security = await securityOf(flagsOf(options), surroundings.clock.now())
   return {
     repository,
@@ -83,6 +85,7 @@ async function serving(
     cache,
     older: { points: older.map(({ id }) => id), changedSince: changedSince(repository, point.vm) },
     openOverlays,
+    commands: commandsOf(invocation),
     figures,
     signal,
   }

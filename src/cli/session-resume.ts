@@ -6,6 +6,7 @@ import { resumeExport } from './export-session.ts'
 import type { Invocation } from './invocation.ts'
 import { type LiveReadFlags, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
+import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
 import { openRepositoryOf, pointOf } from './session-repository.ts'
 import { parseBytes } from './units.ts'
@@ -30,6 +31,7 @@ export async function resumeSession(asked: Invocation, name: string, flags: Resu
     cache: opened.cache,
     figures: opened.figures,
     tell: message => output.warning(message),
+    commands: commandsOf(invocation),
     reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),
     signal,
   })

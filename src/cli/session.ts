@@ -13,6 +13,7 @@ import {
 import { detach, ownWords } from './detached.ts'
 import type { Invocation } from './invocation.ts'
 import { figuresFromFlat, requestsText } from './requests.ts'
+import { commitSession, type MigrateFlags, migrateSession } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
 import { openRepositoryOf } from './session-repository.ts'
 import { type ResumeFlags, resumeSession } from './session-resume.ts'
@@ -20,7 +21,7 @@ import { resumeAll } from './session-resume-all.ts'
 import { formatBytes } from './units.ts'
 import { verb } from './verb.ts'
 
-interface Flags extends ResumeFlags {
+interface Flags extends ResumeFlags, MigrateFlags {
   readonly all?: boolean
   readonly detach?: boolean
   readonly systemd?: boolean
@@ -30,18 +31,23 @@ export const sessionCommand = verb<Flags>({
   syntax: 'session <action> [name]',
   description:
     'list: all sessions of this host; show NAME: one; resume NAME: serve it again, its guest goes on; ' +
+    'commit NAME: make it a new recovery point; migrate NAME: move its running VM to production storage; ' +
     'discard NAME: remove it, live or stopped, with all its writes.',
   examples: [
     'session list',
     'session show test --json',
     'session resume test --detach',
     'session resume --all',
+    'session commit test',
+    'session migrate test --to vda=/var/lib/vm/web1.raw --to vdb=/dev/vg/web1-data --limit-rate 200MiB',
     'session discard test',
   ],
   options: command =>
     command
       .option('--all', 'resume: all that ran before a crash or a boot of the host')
       .option('--detach', 'resume: return when it runs')
+      .option('--to <[disk=]path[,format=f]>', 'migrate: a new file or a block device, for each disk', collect)
+      .option('--limit-rate <rate>', 'migrate: bytes a second of each disk, for example 50MiB')
       .option('--systemd', 'resume --all: start the unit lifeboat-session@NAME of each')
       .option('--reserve <size>', 'resume: pause the guest while less is free for its writes')
       .option('--cache-size <size>', 'resume: memory for decoded chunks', '256MiB')
@@ -59,12 +65,16 @@ export const sessionCommand = verb<Flags>({
     if (action === 'show') return print(invocation, [await shownNow(invocation, name)])
     if (action === 'resume' && flags.detach) return await detach(invocation, checkSessionName(name), ownWords())
     if (action === 'resume') return await resumeSession(invocation, name, flags)
+    if (action === 'commit') return await commitSession(invocation, name)
+    if (action === 'migrate') return await migrateSession(invocation, name, flags)
     if (action === 'discard') return await discard(invocation, name)
     throw new LifeboatError('usage', `session ${action} is not known`, {
-      hint: 'list, show, resume and discard are',
+      hint: 'list, show, resume, commit, migrate and discard are',
     })
   },
 })
+
+const collect = (value: string, before: readonly string[] = []): string[] => [...before, value]
 
 /** With the figures of this moment where its owner answers, else with those that it wrote down last. */
 async function shownNow({ stateDir, surroundings, signal }: Invocation, name: string): Promise<SessionSummary> {

@@ -107,6 +107,12 @@ export async function migrateDisks(request: MigrateRequest): Promise<readonly Mi
   }
 }
 
+/** Names of the disks that are on a target. Throws where QEMU does not answer. */
+export async function movedDisks(qmp: QmpClient): Promise<readonly string[]> {
+  const { disks } = parseBlockDevices(await qmp.execute('query-block'))
+  return disks.filter(({ node }) => node.startsWith(PRODUCTION)).map(({ name }) => name)
+}
+
 /** Disks that a killed run has moved, and whose targets it did not compare any more. */
 function movedEarlier(disks: readonly AttachedDisk[], targets: readonly MigrationTarget[]): readonly Pivoted[] {
   return disks.flatMap(disk => {
