@@ -94,24 +94,25 @@ suite('a repository on Ceph', { skip: cephLacking }, () => {
       await checkRestored(t, 'vm@latest', digest)
     })
 
-  test('the gateway is killed in mid restore and comes back: the restore rides it out and writes no wrong byte', async context => {
-    const { kill, draw } = killing('rgw', isPackGet, 20)
-    await using t = await cephCommandLine({}, draw)
-    await t.lifeboat('init')
-    const image = t.cli.at('disk.raw')
-    const digest = await makeImage(image, SIZE)
-    await t.lifeboat(`backup vm --image vda=${image}`)
-    kill.armed = true
-    const before = t.proxy.requests.length
-    await t.lifeboat(`restore vm@latest/vda --output ${t.cli.at('out.raw')}`)
-    await kill.done
-    const gets = t.proxy.requests.slice(before).filter(isPackGet).length
-    context.diagnostic(`rgw killed at get 20 of ${gets} in this restore`)
-    assert.ok(kill.done, 'it was killed')
-    assert.ok(t.proxy.requests.length > kill.atRequest + 5, 'in the middle')
-    assert.equal(await digestOf(t.cli.at('out.raw')), digest)
-    await checkRestored(t, 'vm@latest', digest)
-  })
+  for (const daemon of ['rgw', 'osd'] as const)
+    test(`${daemon} is killed in mid restore and comes back: the restore rides it out and writes no wrong byte`, async context => {
+      const { kill, draw } = killing(daemon, isPackGet, 20)
+      await using t = await cephCommandLine({}, draw)
+      await t.lifeboat('init')
+      const image = t.cli.at('disk.raw')
+      const digest = await makeImage(image, SIZE)
+      await t.lifeboat(`backup vm --image vda=${image}`)
+      kill.armed = true
+      const before = t.proxy.requests.length
+      await t.lifeboat(`restore vm@latest/vda --output ${t.cli.at('out.raw')}`)
+      await kill.done
+      const gets = t.proxy.requests.slice(before).filter(isPackGet).length
+      context.diagnostic(`${daemon} killed at get 20 of ${gets} in this restore`)
+      assert.ok(kill.done, 'it was killed')
+      assert.ok(t.proxy.requests.length > kill.atRequest + 5, 'in the middle')
+      assert.equal(await digestOf(t.cli.at('out.raw')), digest)
+      await checkRestored(t, 'vm@latest', digest)
+    })
 
   test('an outage that outlasts --retry-for ends the backup with a clean error, and the next one succeeds', async context => {
     const { kill, draw } = killing('rgw', isPackPut, 3)
