@@ -130,6 +130,30 @@ test('a point that was never committed is forgotten a month after its fence, and
   await assertWhole(tale, [1, 2, 3])
 })
 
+test('a manifest that arrives long after its fence has its month from then', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await fence(context, await leaseOf(tale, 4), 'points/x')
+  await tale.clock.advance(2 * limits.voidPointLifeMs)
+  const [manifest = ''] = keysOf(tale.store, 'points/other/')
+  tale.store.tamper(manifest, tale.store.snapshot().get(manifest)!.bytes)
+  assert.equal((await planGc(context)).abandoned.size, 0)
+  await tale.clock.advance(2 * limits.voidPointLifeMs)
+  assert.equal((await planGc(context)).abandoned.size, 1)
+})
+
+test('the index of a backup that runs stays, whatever it leads to', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  await forgetPoint(context, 4, 'other')
+  const indexes = async () =>
+    (await planGc(context)).hints.map(({ key }) => key).filter(key => key.startsWith('index/'))
+  const [index = ''] = await indexes()
+  const running = leaseId(index.slice('index/'.length))
+  await context.control.put('lease', leaseKey(running), { counter: 1, host: 'h', kind: 'backup' })
+  assert.ok(index !== '' && !(await indexes()).includes(index))
+})
+
 test('a fence that a stranger planted makes no point go', async () => {
   const tale = await collectionTale()
   const context = await tale.context()
@@ -183,6 +207,7 @@ test('what a lock protects stays whole, and goes when the lock has ended', async
   await forgetPoint(context, 1)
   await forgetPoint(context, 4, 'other')
   const before = keysOf(store, 'packs/')
+  assert.equal((await planGc(context)).forget.size, 0, 'it is not even announced')
   const locked = await collectGarbage(context, { graceMs: 0 })
   assert.deepEqual([locked.removed, locked.packs], [[], 0])
   assert.equal(locked.kept['points that are locked'], 2)

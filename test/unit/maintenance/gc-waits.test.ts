@@ -451,3 +451,45 @@ test('unlock fences what died, leaves alone what lives, and is in the audit', as
   await writeDisk(repository, writer, { name: 'vda', image })
   await commitBackup(writer)
 })
+
+test('a second mark that takes longer than half the grace, or meets a manifest that goes, is done again after another look at pins', async () => {
+  for (const why of ['slow', 'gone'] as const) {
+    const tale = await collectionTale()
+    const context = await tale.context()
+    await forgetPoint(context, 4, 'other')
+    const vanishing = pointKey('vm', timeNumber(9), pointNumber(9))
+    await backup(await tale.open(), { number: 9, disks: [{ name: 'vda', image: tale.images[0]! }] })
+    const pin = {
+      counter: 1,
+      point: pointNumber(4),
+      manifest: 'points/x',
+      kind: 'export',
+      host: 'h',
+      expiryMs: HOUR_MS,
+      created: '2026-01-02T03:04:05.000Z',
+    }
+    let looks = 0
+    let times = 0
+    const watched = intercepted(tale.store, {
+      async before({ verb, key }) {
+        if (keysOf(tale.store, 'audit/').length > 0 || looks === 0) return
+        const isIt = why === 'slow' ? verb === 'list' && key === 'points/' : verb === 'get' && key === vanishing
+        if (!isIt || times++ > 0) return
+        // A reader that had looked for the mark before it was put.
+        await context.control.put('pin', 'pins/00000000000000bb', pin)
+        if (why === 'slow') await tale.clock.advance(2 * 60_000)
+        else tale.store.tamper(vanishing, undefined)
+      },
+    })
+    const counting = intercepted(watched, {
+      before({ verb, key }) {
+        if (verb === 'list' && key === 'pins/' && keysOf(tale.store, 'gc/').length > 0) looks++
+      },
+    })
+    const plan = await planGc(await tale.context(counting))
+    // Manifests never change, so that only one which is new to the second mark is read by it.
+    plan.mark.manifests.delete(vanishing)
+    const { removed } = await applyGc(await tale.context(counting), { ...plan }, { graceMs: 0 })
+    assert.deepEqual([removed, times > 0], [[], true], why)
+  }
+})

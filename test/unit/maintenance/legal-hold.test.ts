@@ -7,6 +7,7 @@ import { addHold, removeHold } from '../../../src/maintenance/hold.ts'
 import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
 import { listHolds } from '../../../src/repository/holds.ts'
 import { faulty } from '../../../src/storage/faulty.ts'
+import { intercepted } from '../../doubles/intercepted-store.ts'
 import { DAY_MS, type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
 import { maintainedRepository } from '../../doubles/maintained-repository.ts'
 import { backup, keysOf, pointNumber, readBack, summaryOf } from '../../doubles/memory-repository.ts'
@@ -58,6 +59,28 @@ test('lifting one hold leaves what another one needs', async () => {
   assert.deepEqual(await heldKeys(locked), alone)
   await removeHold(context, { id: one, point: first.id })
   assert.deepEqual(await heldKeys(locked), [])
+})
+
+test('a hold that is added while another is lifted is whole', async () => {
+  const { store, open, first, second } = await withTwoPoints()
+  const calm = maintenanceContext(await open(), 'who@host')
+  const id = await addHold(calm, first, 'one')
+  let added: string | undefined
+  const adding = intercepted(store, {
+    async before({ verb, key }) {
+      if (verb !== 'lock' || !key.startsWith('packs/') || added !== undefined) return
+      added = ''
+      added = await addHold(calm, second, 'two')
+    },
+  })
+  await removeHold(maintenanceContext(await open(adding), 'who@host'), { id, point: first.id })
+  assert.ok(added)
+  const held = await heldKeys({ store })
+  await addHold(calm, second, 'again')
+  assert.deepEqual(
+    held.filter(key => !key.startsWith('holds/')),
+    (await heldKeys({ store })).filter(key => !key.startsWith('holds/')),
+  )
 })
 
 test('a hold that could not be set on everything is not reported', async () => {

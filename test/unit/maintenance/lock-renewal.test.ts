@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
+import { leaseId } from '../../../src/core/ids.ts'
 import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { readAuditLog } from '../../../src/maintenance/audit-log.ts'
@@ -11,9 +12,10 @@ import { lockStatus } from '../../../src/maintenance/lock-status.ts'
 import { maintenanceContext } from '../../../src/maintenance/maintenance.ts'
 import { setPolicy } from '../../../src/maintenance/policy.ts'
 import { promisedUntil } from '../../../src/repository/lock-policy.ts'
-import { policyKey } from '../../../src/repository/object-keys.ts'
+import { forgottenKey, leaseKey, policyKey } from '../../../src/repository/object-keys.ts'
 import type { OpenedRepository } from '../../../src/repository/open.ts'
 import { faulty, type MutationEvent } from '../../../src/storage/faulty.ts'
+import { intercepted } from '../../doubles/intercepted-store.ts'
 import { DAY_MS, type LockedRepository, lockedRepository } from '../../doubles/locked-repository.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
 import {
@@ -175,6 +177,45 @@ test('a policy that cannot be read, or names a zone that this host does not know
 })
 
 const outcome = ({ points, outlived }: RenewalResult) => [points, outlived]
+
+test('a base that is forgotten stays locked while a backup builds upon it, or may have begun to', async () => {
+  const { repository, context, store, open, clock } = await withPoint()
+  await clock.advance(7 * DAY_MS)
+  const point = await summaryOf(repository, pointNumber(1))
+  const mark = () =>
+    context.control.put('forgotten', forgottenKey(point.id), { who: 'a@b', when: 'w', why: 't', manifest: point.key })
+  // Marked between the first listing and the second: a writer that asked before that may have stored its lease since.
+  let marked = 0
+  const marking = intercepted(store, {
+    async before({ verb, key }) {
+      if (verb === 'list' && key === 'leases/' && marked++ === 0) await mark()
+    },
+  })
+  assert.equal((await renewing(await open(marking), { dryRun: true })).points, 1)
+  assert.ok(marked > 0)
+  assert.equal((await renewing(repository, { dryRun: true })).points, 0)
+  const lease = { counter: 1, host: 'h', kind: 'backup', vm: 'vm', bases: [point.key], manifest: 'points/x' }
+  await context.control.put('lease', leaseKey(leaseId('0b'.repeat(8))), lease)
+  const result = await renewing(repository)
+  assert.ok(result.points === 1 && result.extended === result.objects, JSON.stringify(result))
+})
+
+test('a point that retention has let go is no base any more, though renewals of the others run', async () => {
+  const { repository, context, clock } = await withPoint()
+  await backup(repository, { number: 2, disks })
+  await setPolicy(context, undefined, { keepLast: 1 })
+  const bases = async (number: number, base: number) => {
+    const request = { vm: 'vm', point: pointNumber(number), takenAt: clock.now(), kind: 'backup' } as const
+    await using writer = await repository.beginPoint({ ...request, bases: [pointNumber(base)] })
+    return writer.bases.size
+  }
+  assert.deepEqual([await bases(3, 1), await bases(4, 2)], [1, 1])
+  for (let week = 0; week < 3; week++) {
+    await clock.advance(7 * DAY_MS)
+    await renewing(repository)
+  }
+  assert.deepEqual([await bases(5, 1), await bases(6, 2)], [0, 1])
+})
 
 test('a clock that is far off the one of the store is refused', async () => {
   const { store } = await withPoint()

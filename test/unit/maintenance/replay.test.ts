@@ -20,7 +20,7 @@ import type { MemoryStore } from '../../../src/storage/memory.ts'
 import { assertWhole, type CollectionTale, collectionTale, forgetPoint } from '../../doubles/collection.ts'
 import { DAY_MS, lockedRepository } from '../../doubles/locked-repository.ts'
 import { maintainedRepository } from '../../doubles/maintained-repository.ts'
-import type { ManualClock } from '../../doubles/manual-clock.ts'
+import { passing } from '../../doubles/manual-clock.ts'
 import {
   backup,
   keysOf,
@@ -34,15 +34,6 @@ import {
 import { bytesOf } from '../../doubles/repository-fixture.ts'
 
 const WHEN = '2026-01-02T03:04:05.000Z'
-
-async function passing<T>(clock: ManualClock, work: Promise<T>): Promise<T> {
-  let isDone = false
-  const settled = work.finally(() => {
-    isDone = true
-  })
-  while (!isDone) await clock.advance(3_600_000 / 4)
-  return await settled
-}
 
 /** Takes the objects away and gives what puts them back. */
 function copyOf(store: Pick<MemoryStore, 'snapshot' | 'tamper'>, ...keys: readonly string[]): () => void {
