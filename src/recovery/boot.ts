@@ -35,7 +35,7 @@ import {
   type Session,
   type SessionPlace,
 } from './session.ts'
-import { beginState, pinOf, refuseAfterPivot, refuseUnresumable } from './session-begin.ts'
+import { beginState, pinOf, refuseAfterPivot, refuseUnresumable, undoStart } from './session-begin.ts'
 import { type SessionCommands, sessionCommands } from './session-commands.ts'
 import { hostSession, type SessionHost } from './session-host.ts'
 import type { SessionState } from './session-state.ts'
@@ -99,11 +99,13 @@ export interface RunningBoot extends AsyncDisposable {
 export async function bootPoint(request: BootRequest): Promise<RunningBoot> {
   const started = request.clock.monotonicMs()
   const session = await (request.resume ? openSession : createSession)(request, request.session)
+  const before = session.state()
   try {
     return await new Boot(request, session, started).run()
   } catch (error) {
     // A guest that has read nothing has written nothing worth keeping.
-    if (!request.resume) await undo(request.repository, session)
+    if (request.resume) await undoStart(session, before)
+    else await undo(request.repository, session)
     await session[Symbol.asyncDispose]()
     throw error
   }

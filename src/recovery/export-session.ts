@@ -15,7 +15,7 @@ import type { LiveSession, SessionFigures } from './live-session.ts'
 import type { OpenOverlays } from './overlays.ts'
 import { OwnedSession } from './owned-session.ts'
 import { CONTROL_SOCKET, createSession, openSession, type Session, type SessionPlace } from './session.ts'
-import { beginState, pinOf, refuseUnresumable } from './session-begin.ts'
+import { beginState, pinOf, refuseUnresumable, undoStart } from './session-begin.ts'
 import { type SessionCommands, sessionCommands } from './session-commands.ts'
 import { hostSession } from './session-host.ts'
 import type { SessionServe } from './session-state.ts'
@@ -58,6 +58,7 @@ export interface RunningExportSession extends AsyncDisposable {
 /** Resolves once clients are accepted. What fails before that is undone, but for what an earlier run of the session took. */
 export async function exportSession(request: ExportSessionRequest): Promise<RunningExportSession> {
   const session = await (request.resume ? openSession : createSession)(request, request.session)
+  const before = session.state()
   let mayUndo = !request.resume
   try {
     return await serve(request, session, () => {
@@ -65,6 +66,7 @@ export async function exportSession(request: ExportSessionRequest): Promise<Runn
     })
   } catch (error) {
     if (mayUndo) await undo(request.repository, session)
+    else await undoStart(session, before)
     await session[Symbol.asyncDispose]()
     throw error
   }

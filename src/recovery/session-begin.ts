@@ -17,11 +17,23 @@ export async function beginState(
     kind,
     newPinId,
     serve,
-  }: { readonly kind: SessionState['kind']; readonly newPinId: string; readonly serve?: SessionServe },
+    isStart = true,
+  }: {
+    readonly kind: SessionState['kind']
+    readonly newPinId: string
+    readonly serve?: SessionServe
+    /** False for a command that takes a stopped session into its hands. */
+    readonly isStart?: boolean
+  },
 ): Promise<void> {
   const bootId = await hostBootId()
   if (session.state()) {
-    await session.update(({ otherPins = [], ...state }) => ({ ...state, bootId, otherPins: [...otherPins, newPinId] }))
+    await session.update(({ otherPins = [], ...state }) => ({
+      ...state,
+      ...(isStart && { state: 'starting' }),
+      bootId,
+      otherPins: [...otherPins, newPinId],
+    }))
     return
   }
   const now = clock.now().toISOString()
@@ -40,6 +52,11 @@ export async function beginState(
     ...(serve && { serve }),
     figures: {},
   })
+}
+
+/** A start that failed leaves a session that is there as it was: stopped, or crashed, with a guest that lives or without one. */
+export async function undoStart(session: Session, before: SessionState | undefined): Promise<void> {
+  if (before) await session.update(state => ({ ...state, state: before.state, bootId: before.bootId })).catch(() => {})
 }
 
 /** The pin that was found or put, for the state. The others that were written down are dropped once it stands there. */

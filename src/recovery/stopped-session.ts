@@ -33,7 +33,7 @@ export async function openStoppedSession(request: StoppedSessionRequest): Promis
       hint: `Go on with it first: lifeboat session resume ${session.name}`,
     })
   const newPinId = hex(random(8))
-  await beginState(session, request, { kind: before.kind, newPinId })
+  await beginState(session, request, { kind: before.kind, newPinId, isStart: false })
   const { serve } = before
   const opened = stack.use(
     await openDisks({
