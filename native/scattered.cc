@@ -89,7 +89,7 @@ std::shared_ptr<Blocks> takeBlocks(napi_env env, Arguments& args) {
   blocks->fd = static_cast<int>(args.integer(0));
   takeParts(env, args, 1, *blocks);
   const Bytes positions = args.viewOf(args.value(3), napi_float64_array);
-  if (!args.must(positions.length == blocks->parts.size(), "There is not one position for each part")) return nullptr;
+  if (!args.must(positions.length == blocks->parts.size() * sizeof(double), "There is not one position for each part")) return nullptr;
   const double* at = reinterpret_cast<const double*>(positions.data);
   off_t end = -1;
   for (size_t i = 0; i < blocks->parts.size(); i++) {
