@@ -13,7 +13,7 @@ import {
   entryBytes,
   entryOffset,
   headerBytes,
-  parseEntry,
+  parseEntries,
   parseHeader,
   type SegmentShape,
   shapeOf,
@@ -226,13 +226,11 @@ export class Segments {
       const from = entryOffset(segment.entries)
       const piece = new Uint8Array(Math.min(limits.diskCacheIndexPieceBytes, end - from))
       const length = await this.#open.use(segment.path, file => file.readAt(piece, from))
-      for (let at = 0; at + entryBytes <= length; at += entryBytes) {
-        const entry = parseEntry(piece.subarray(at, at + entryBytes), shape)
-        if (!entry) return
-        this.table.set(entry.key, { segment: number, offset: entry.offset, length: entry.length })
-        segment.entries++
-      }
-      if (length < piece.length || segment.entries >= shape.entriesMax) return
+      const count = parseEntries(piece.subarray(0, length), shape, (low, high, offset, stored) =>
+        this.table.add(low, high, number, offset, stored),
+      )
+      segment.entries += count
+      if (count * entryBytes < piece.length || segment.entries >= shape.entriesMax) return
     }
   }
 }

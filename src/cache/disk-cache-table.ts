@@ -42,21 +42,29 @@ export class RecordTable {
     return { segment, offset: this.#words[at + 3]!, length: this.#words[at + 4]! }
   }
 
-  /** False where the table is full of others: such a record is not found until segments go. */
-  set(key: RecordKey, { segment, offset, length }: Place): boolean {
-    let at = this.#find(key)
+  set(key: RecordKey, { segment, offset, length }: Place): void {
+    this.add(word(key, 0), word(key, 4), segment, offset, length)
+  }
+
+  /** By the first words of the key. Where the table is full of others, the record is not found until segments go. */
+  add(low: number, high: number, segment: number, offset: number, length: number): void {
+    let at = this.#place(low, high)
     if (this.#words[at + 2] === 0) {
-      if (this.#isFull) return false
+      if (this.#isFull) return
       if (this.#taken >= this.#entriesMax || this.#taken * 4 >= this.#places * 3) {
         this.#rebuild()
         this.#isFull = this.#taken >= this.#entriesMax
-        if (this.#isFull) return false
-        at = this.#find(key)
+        if (this.#isFull) return
+        at = this.#place(low, high)
       }
       this.#taken++
     }
-    this.#words.set([word(key, 0), word(key, 4), segment, offset, length], at)
-    return true
+    const words = this.#words
+    words[at] = low
+    words[at + 1] = high
+    words[at + 2] = segment
+    words[at + 3] = offset
+    words[at + 4] = length
   }
 
   /** A segment does not live any more: its places may be had again. */
@@ -71,11 +79,14 @@ export class RecordTable {
     if (this.#words[at + 2] === segment && this.#words[at + 3] === offset) this.#words[at + 2] = GONE
   }
 
-  /** The word where `key` is, or where it would be put. */
   #find(key: RecordKey): number {
+    return this.#place(word(key, 0), word(key, 4))
+  }
+
+  /** The word where that key is, or where it would be put. */
+  #place(low: number, high: number): number {
     const words = this.#words
     const mask = this.#places - 1
-    const [low, high] = [word(key, 0), word(key, 4)]
     for (let place = low & mask; ; place = (place + 1) & mask) {
       const at = place * WORDS
       if (words[at + 2] === 0 || (words[at] === low && words[at + 1] === high)) return at
@@ -96,7 +107,7 @@ export class RecordTable {
       if (segment === 0 || !this.#isLive(segment)) continue
       let place = old[at]! & mask
       while (this.#words[place * WORDS + 2] !== 0) place = (place + 1) & mask
-      this.#words.set(old.subarray(at, at + WORDS), place * WORDS)
+      for (let n = 0; n < WORDS; n++) this.#words[place * WORDS + n] = old[at + n]!
     }
   }
 }

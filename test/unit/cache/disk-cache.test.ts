@@ -151,8 +151,8 @@ describe('R12: damage', () => {
     const file = await filled(place.dir)
     const original = await readFile(file)
     const [first, last] = [0, COUNT - 1].map(n => original.subarray(64 + n * 32, 64 + (n + 1) * 32)) as [Buffer, Buffer]
-    const dataStart = first.readUInt32LE(24)
-    const dataEnd = last.readUInt32LE(24) + 32 + last.readUInt32LE(28)
+    const dataStart = first.readUInt32LE(16)
+    const dataEnd = last.readUInt32LE(16) + 32 + last.readUInt32LE(20)
     const random = seededRandom('flips')
     const below = (count: number) => Buffer.from(random(4)).readUInt32BE(0) % count
     let detected = 0
@@ -184,12 +184,12 @@ describe('R12: damage', () => {
     await using place = scratch()
     const file = await filled(place.dir)
     const original = await readFile(file)
-    const dataStart = original.readUInt32LE(64 + 24)
+    const dataStart = original.readUInt32LE(64 + 16)
     const index = (n: number) => original.subarray(64 + n * 32, 64 + (n + 1) * 32)
     const swappedEntries = Buffer.from(original)
     swappedEntries.set(index(5), 64 + 6 * 32)
     swappedEntries.set(index(6), 64 + 5 * 32)
-    const offsets = [index(5).readUInt32LE(24), index(6).readUInt32LE(24)] as const
+    const offsets = [index(5).readUInt32LE(16), index(6).readUInt32LE(16)] as const
     const swappedRecords = Buffer.from(original)
     swappedRecords.set(original.subarray(offsets[1], offsets[1] + 250), offsets[0])
     swappedRecords.set(original.subarray(offsets[0], offsets[0] + 250), offsets[1])
@@ -225,7 +225,7 @@ describe('R12: damage', () => {
     await using cache = await cacheIn(place.dir)
     const handle = await open(file, 'r+')
     const { size } = await handle.stat()
-    const from = (await readFile(file)).readUInt32LE(64 + 24) + 50_000
+    const from = (await readFile(file)).readUInt32LE(64 + 16) + 50_000
     await handle.write(Buffer.alloc(size - from, 0x55), 0, size - from, from)
     await handle.close()
     assert.equal((await census(cache, COUNT)).wrong, 0)
