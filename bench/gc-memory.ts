@@ -125,8 +125,8 @@ function generated(): NodeSource {
           number,
           number,
         ]
-        if (level > 0) receiver.deliver(ref, encodeNode(level, inner(vm, level, index, point)))
-        else receiver.deliver(ref, point === 0 ? firstLeaf(vm, index) : encodeNode(0, leaf(vm, index, point)))
+        if (level > 0) receiver.deliver(ref, encodeNode(level, inner(vm, level, index, point)), 'store')
+        else receiver.deliver(ref, point === 0 ? firstLeaf(vm, index) : encodeNode(0, leaf(vm, index, point)), 'store')
       }
     },
   }
