@@ -1,6 +1,6 @@
 /** NBD servers as processes of their own: the product's `export` and its peers, each publishing the same image on a Unix socket. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { systemClock } from '../src/core/clock.ts'
 import { LIFEBOAT } from './installed.ts'
@@ -35,6 +35,30 @@ export async function qemuNbdQcow2(dir: string, image: string): Promise<NbdServe
   const [socket, file] = [path.join(dir, 'qemu.sock'), path.join(dir, 'peer.qcow2')]
   await run('qemu-img', ['convert', '-O', 'qcow2', image, file])
   const argv = ['-t', '-e', '8', '-r', '-k', socket, '-f', 'qcow2', '--cache=writeback', file]
+  return start('qemu-nbd qcow2', socket, 'qemu-nbd', argv)
+}
+
+/** A raw file whose writes go to an overlay beside it. */
+export const lifeboatFile = (dir: string, image: string) => {
+  const socket = path.join(dir, 'overlay.sock')
+  const argv = [LIFEBOAT, 'export', '--file', image, '--writable', '--overlay', '--socket', socket]
+  return start('export --overlay', socket, process.execPath, argv)
+}
+
+/** An empty file, new for each call. */
+export async function nbdkitFile(dir: string, size: number): Promise<NbdServerProcess> {
+  const [socket, file] = [path.join(dir, 'nbdkit-file.sock'), path.join(dir, 'nbdkit.raw')]
+  await rm(file, { force: true })
+  await rm(socket, { force: true })
+  await run('truncate', ['-s', String(size), file])
+  return start('nbdkit file', socket, 'nbdkit', ['-f', '-U', socket, 'file', file])
+}
+
+/** An empty qcow2, new for each call. */
+export async function qemuNbdFresh(dir: string, size: number): Promise<NbdServerProcess> {
+  const [socket, file] = [path.join(dir, 'qemu-fresh.sock'), path.join(dir, 'fresh.qcow2')]
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(size)])
+  const argv = ['-t', '-e', '8', '-k', socket, '-f', 'qcow2', '--cache=writeback', file]
   return start('qemu-nbd qcow2', socket, 'qemu-nbd', argv)
 }
 

@@ -16,6 +16,8 @@ const GROUP = 64
 const UNBACKED = 0
 const BACKED = 1
 const LEAVING = 2
+/** Of a file that was there already: it may have space. */
+const UNKNOWN = 3
 const SLOTS_MAX = 2 ** 32 - 4
 
 export interface SlotRun {
@@ -54,7 +56,7 @@ export class SlotSpace {
     this.slots = Math.ceil(slots / GROUP) * GROUP
     this.#used = grown(used, this.slots)
     this.#young = new Uint8Array(this.#used.length)
-    this.#backed = new Uint8Array(this.#used.length / 8)
+    this.#backed = new Uint8Array(this.#used.length / 8).fill(UNKNOWN)
     for (const byte of this.#used) this.usedCount += POPCOUNT[byte]!
     // Taking begins behind what is there, where runs are long.
     this.#cursor = this.slots
@@ -116,10 +118,10 @@ export class SlotSpace {
     let missing = count
     const most = Math.max(this.#reserveGroups, Math.ceil(count / GROUP))
     for (let group = 0; missing > 0 && group * GROUP < this.slots; group++) {
-      if (this.#backed[group] !== UNBACKED) continue
+      if (!this.#isUncertain(group)) continue
       let end = group
       let free = 0
-      for (; end * GROUP < this.slots && this.#backed[end] === UNBACKED && end - group < most; end++)
+      for (; end * GROUP < this.slots && this.#isUncertain(end) && end - group < most; end++)
         free += this.#freeIn(end)
       if (free === 0) continue
       await this.#backGroups(group, end - group)
@@ -226,7 +228,8 @@ export class SlotSpace {
 
   /** Gives groups back to the filesystem that hold nothing, but for some that are kept for what comes next. */
   async giveBack(): Promise<void> {
-    if (this.#givingBack || this.#cleared < GROUP || this.#available * BLOCK <= limits.overlaySpaceKept) return
+    if (this.#givingBack || this.#cleared < GROUP) return
+    if ((this.slots - this.usedCount) * BLOCK <= limits.overlaySpaceKept) return
     this.#givingBack = true
     this.#cleared = 0
     let keep = limits.overlaySpaceKept / BLOCK / GROUP
@@ -244,13 +247,18 @@ export class SlotSpace {
   }
 
   #isIdle(group: number): boolean {
-    return this.#backed[group] === BACKED && this.#freeIn(group) === GROUP
+    const state = this.#backed[group]
+    return (state === BACKED || state === UNKNOWN) && this.#freeIn(group) === GROUP
+  }
+
+  #isUncertain(group: number): boolean {
+    return this.#backed[group] === UNBACKED || this.#backed[group] === UNKNOWN
   }
 
   /** Nobody takes a slot of these groups, or reserves their space, until they are punched. */
   async #punch(group: number, end: number): Promise<void> {
+    for (let at = group; at < end; at++) if (this.#backed[at] === BACKED) this.#available -= GROUP
     this.#backed.fill(LEAVING, group, end)
-    this.#available -= (end - group) * GROUP
     try {
       await this.#file.punch(group * GROUP * BLOCK, (end - group) * GROUP * BLOCK)
     } finally {

@@ -4,6 +4,7 @@ import { exportPoint } from '../recovery/export.ts'
 import type { Exporter, ListenAddress } from '../recovery/exporter.ts'
 import { changedSince } from './changed-since.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
+import { overlaidFile } from './export-overlay.ts'
 import { type ExportSessionFlags, serveExportSession } from './export-session.ts'
 import type { Invocation } from './invocation.ts'
 import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
@@ -15,6 +16,7 @@ interface Flags extends ListenFlags, LiveReadFlags {
   readonly session?: string
   readonly file?: string
   readonly writable?: boolean
+  readonly overlay?: boolean
 }
 
 export const exportCommand = verb<Flags>({
@@ -41,6 +43,7 @@ export const exportCommand = verb<Flags>({
       )
       .option('--insecure', 'serve without TLS: everybody who reaches the port reads the disks')
       .option('--file <path>', 'serve this raw file instead of a point')
+      .option('--overlay', 'leave the --file as it is: what clients write goes to the folder PATH.overlay')
       .option('--session <name>', 'keep it: pinned, and served again by `session resume`; one of that name goes on')
       .option('--writable', 'let clients write: to the --file, or to the overlays of the --session'),
   async run(invocation, [text], flags) {
@@ -48,6 +51,10 @@ export const exportCommand = verb<Flags>({
     if ((text === undefined) === (flags.file === undefined))
       throw new LifeboatError('usage', 'what to serve is missing, or named twice', {
         hint: 'name a point (VM@latest), or a raw file with --file',
+      })
+    if (flags.overlay && (flags.file === undefined || !flags.writable))
+      throw new LifeboatError('usage', '--overlay goes with --file and --writable', {
+        hint: 'say --file PATH --writable --overlay; writes over a point are kept by --session NAME --writable',
       })
     if (flags.session !== undefined) return await serveSession(invocation, text, { ...flags, session: flags.session })
     if (flags.writable && flags.file === undefined)
@@ -98,10 +105,11 @@ async function servePoint(invocation: Invocation, text: string, serving: Serving
 }
 
 async function serveFile(invocation: Invocation, file: string, serving: Serving, flags: Flags): Promise<void> {
-  const { signal } = invocation
+  const { output, signal } = invocation
   const readOnly = flags.writable !== true
-  await using device = await fileDevice(file, { readOnly })
-  const exports = [{ name: 'file', device, readOnly }]
+  await using device = await fileDevice(file, { readOnly: readOnly || flags.overlay === true })
+  await using overlaid = flags.overlay ? await overlaidFile(file, device, serving.listen, output) : undefined
+  const exports = [overlaid?.exported ?? { name: 'file', device, readOnly }]
   await using running = await serving.exporter({ exports, listen: serving.listen, signal })
   await serveUntilStopped(invocation, running.uris)
 }
