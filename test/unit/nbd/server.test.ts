@@ -14,7 +14,7 @@ import { connectNbd } from '../../../src/nbd/client.ts'
 import { encodeFilter } from '../../../src/nbd/commands.ts'
 import * as C from '../../../src/nbd/constants.ts'
 import type { NbdExport } from '../../../src/nbd/nbd-export.ts'
-import { encodeGo } from '../../../src/nbd/option-codec.ts'
+import { encodeGo, encodeOption } from '../../../src/nbd/option-codec.ts'
 import { type NbdServer, type ServeNbdOptions, serveNbd } from '../../../src/nbd/server.ts'
 import { SocketInput } from '../../../src/nbd/socket-input.ts'
 import type { HeaderMode } from '../../../src/nbd/wire.ts'
@@ -517,6 +517,47 @@ test('limits of connections: the good ones get in, the surplus is told, half-ope
   await until(() => server.connectionCount === 1)
   assert.equal((await halfOpen[2]!.option(C.NBD_OPT_GO, encodeGo('disk', []))).at(-1)!.type, C.NBD_REP_ACK)
   for (const client of [...clients, ...halfOpen]) await client[Symbol.asyncDispose]()
+})
+
+test('limits of time, options and requests are as they were set: an idle client goes, a haggling one has its options, few run at once', async () => {
+  const clock = manualClock()
+  let running = 0
+  let most = 0
+  const gate = Promise.withResolvers<void>()
+  const inner = memoryDevice(filled(MiB))
+  const device: BlockReader = {
+    ...inner,
+    borrow: undefined,
+    readInto: async (target, offset) => {
+      most = Math.max(most, ++running)
+      await gate.promise
+      await inner.readInto(target, offset)
+      running--
+    },
+  }
+  const limits = { idleMs: 60_000, options: 3, handshakeMs: 2_000, requestsInFlight: 5 }
+  await using server = await serve({ device, readOnly: true }, { clock, limits })
+  await using talker = await RawNbdClient.open(server.path)
+  for (let i = 0; i < 3; i++) await talker.option(C.NBD_OPT_LIST)
+  talker.write(encodeOption(C.NBD_OPT_LIST, Buffer.alloc(0)))
+  await talker.closed
+  await using slow = await RawNbdClient.open(server.path)
+  await using client = await RawNbdClient.go(server.path, 'disk')
+  await until(() => server.halfOpenCount === 1)
+  await clock.advance(2_000)
+  await slow.closed
+  for (let i = 0; i < 20; i++) client.request(C.NBD_CMD_READ, i, 512, 0, i)
+  await until(() => running === 5)
+  await clock.advance(300_000)
+  assert.equal(server.connectionCount, 1, 'who waits for the device is not idle')
+  gate.resolve()
+  for (let i = 0; i < 20; i++) await client.reply(512)
+  assert.equal(most, 5)
+  await clock.advance(1_000)
+  await clock.advance(58_000)
+  assert.equal(server.connectionCount, 1)
+  await clock.advance(3_000)
+  await client.closed
 })
 
 test('1000 half-open clients are held while a good one is served, and all dropped at the deadline', async () => {
