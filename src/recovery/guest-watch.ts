@@ -32,13 +32,16 @@ export interface WatchedGuest {
 export async function watchGuest(guest: WatchedGuest): Promise<void> {
   const { qmp, log, clock, signal } = guest
   const watch = new GuestWatch(guest)
+  let trouble = ''
   while (!signal.aborted && !qmp.isClosed) {
     try {
       await watch.look()
       await cutLog(log)
     } catch (error) {
       // QEMU's main loop may wait for a disk longer than a command may take; the next look finds out.
-      if (!signal.aborted && !isLifeboatError(error)) guest.tell(`the guest cannot be watched: ${messageOf(error)}`)
+      const found = isLifeboatError(error) ? trouble : messageOf(error)
+      if (!signal.aborted && found !== trouble) guest.tell(`the guest cannot be watched: ${found}`)
+      trouble = found
     }
     await clock.sleep(limits.guestWatchMs, { signal }).catch(() => {})
   }

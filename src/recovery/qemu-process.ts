@@ -5,7 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { open, readdir, readFile } from 'node:fs/promises'
+import { open, readdir, readFile, rename, stat } from 'node:fs/promises'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
@@ -28,12 +28,14 @@ export interface QemuProcess extends SessionProcess {
   stop(): Promise<QemuExit>
   /** SIGKILL: for those whose writes nobody wants. */
   kill(): Promise<QemuExit>
+  /** It goes its own way: `ended` may never settle, and nothing of it keeps this process alive. */
+  release(): void
 }
 
 export interface StartQemu {
   readonly program: string
   readonly arguments: readonly string[]
-  /** Takes its stderr, for as long as it lives, whoever owns the session then. Emptied first. */
+  /** Takes its stderr, for as long as it lives, whoever owns the session then. That of the last run gets a `.1`. */
   readonly log: string
   readonly clock: Clock
 }
@@ -42,10 +44,16 @@ const SAID_MAX = 8192
 
 /** Throws 'tool-missing'. That the options are wrong shows in `ended`. */
 export async function startQemu({ program, arguments: words, log, clock }: StartQemu): Promise<QemuProcess> {
+  // What the last one said stays, for those who ask why it ended.
+  await rename(log, `${log}.1`).catch(() => {})
   await (await open(log, 'w', 0o600)).close()
   // Appending, so that the log can be cut while QEMU writes to it.
   await using stderr = await open(log, 'a', 0o600)
-  const child = spawn(program, [...words], { detached: true, stdio: ['ignore', 'ignore', stderr.fd] })
+  const child = spawn(program, [...words], {
+    detached: true,
+    stdio: ['ignore', 'ignore', stderr.fd],
+    env: withoutOurs(process.env),
+  })
   const exit = once(child, 'exit')
   try {
     await Promise.race([once(child, 'spawn'), exit])
@@ -63,19 +71,36 @@ export async function startQemu({ program, arguments: words, log, clock }: Start
       said: await tailOf(log),
     }),
   )
-  return processOf({ pid, start }, ended, clock)
+  // An unreferenced child keeps nobody alive.
+  return processOf({ pid, start }, ended, clock, () => {})
 }
+
+/** QEMU may live for months: it gets no key, no credentials of a store, and no socket that systemd passed to us. */
+const withoutOurs = (environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv =>
+  Object.fromEntries(
+    Object.entries(environment).filter(([name]) => !/^(LIFEBOAT_|AWS_|LISTEN_|NOTIFY_SOCKET$)/.test(name)),
+  )
 
 /** One that an earlier owner of the session started. Its end is looked for, since nobody tells us. */
 export function adoptQemu(process: SessionProcess, log: string, clock: Clock): QemuProcess {
-  const ended = (async () => {
-    while (await isRunning(process)) await clock.sleep(limits.qemuPollMs)
+  const released = new AbortController()
+  const { signal } = released
+  const ended = (async (): Promise<QemuExit> => {
+    while (await isRunning(process)) {
+      await clock.sleep(limits.qemuPollMs, { signal }).catch(() => {})
+      if (signal.aborted) await new Promise<never>(() => {})
+    }
     return { code: null, signal: null, said: await tailOf(log) }
   })()
-  return processOf(process, ended, clock)
+  return processOf(process, ended, clock, () => released.abort())
 }
 
-function processOf({ pid, start }: SessionProcess, ended: Promise<QemuExit>, clock: Clock): QemuProcess {
+function processOf(
+  { pid, start }: SessionProcess,
+  ended: Promise<QemuExit>,
+  clock: Clock,
+  release: () => void,
+): QemuProcess {
   const end = async (signal: NodeJS.Signals): Promise<QemuExit> => {
     await signalTo({ pid, start }, signal)
     return ended
@@ -85,6 +110,7 @@ function processOf({ pid, start }: SessionProcess, ended: Promise<QemuExit>, clo
     start,
     ended,
     kill: () => end('SIGKILL'),
+    release,
     async stop() {
       const done = new AbortController()
       const late = clock.sleep(limits.qemuStopMs, { signal: done.signal }).then(
@@ -144,6 +170,7 @@ async function tailOf(log: string): Promise<string> {
 
 /** QEMU may complain for months: what it said goes, but for its end. A line that is written meanwhile may be lost. */
 export async function cutLog(log: string): Promise<void> {
+  if ((await stat(log).catch(() => undefined)) === undefined) return
   await using file = await open(log, 'r+')
   const { size } = await file.stat()
   if (size <= limits.qemuLogMax) return

@@ -65,7 +65,13 @@ test('stop ends it in order; what it said about bad options is kept, and its log
   const wrong = await (await startQemu({ program, arguments: ['-nonsense'], log, clock })).ended
   assert.match(wrong.said, /nonsense/)
   assert.equal((await stat(log)).mode & 0o777, 0o600)
-  await assert.rejects(startQemu({ program: 'qemu-system-none', arguments: [], log, clock }), { code: 'tool-missing' })
+
+  process.env.LIFEBOAT_PASSPHRASE = 'secret'
+  process.env.LISTEN_FDS = '1'
+  const named = await startQemu({ program: 'sh', arguments: ['-c', 'env >&2'], log, clock })
+  assert.doesNotMatch((await named.ended).said, /secret|LISTEN/)
+  assert.match((await named.ended).said, /^PATH=/m)
+  assert.match(await readFile(`${log}.1`, 'utf8'), /nonsense/)
 
   const words = ['-c', 'yes complaint | head -c 3000000 >&2; sleep 0.5; echo last >&2']
   const loud = await startQemu({ program: 'sh', arguments: words, log, clock })
@@ -73,4 +79,5 @@ test('stop ends it in order; what it said about bad options is kept, and its log
   await cutLog(log)
   assert.match((await loud.ended).said, /complaint\nlast$/)
   assert.ok((await readFile(log)).length < 10_000)
+  await assert.rejects(startQemu({ program: 'qemu-system-none', arguments: [], log, clock }), { code: 'tool-missing' })
 })
