@@ -117,7 +117,8 @@ const NAMED = 5
 
 const WAYS_OUT: Readonly<Record<Protection['kind'], string>> = {
   held: '`lifeboat hold list` shows holds, `lifeboat hold remove` lifts one',
-  pinned: 'end the command or discard the session that reads it; of one that is gone `lifeboat unlock --pin` removes the pin',
+  pinned:
+    'end the command or discard the session that reads it; of one that is gone `lifeboat unlock --pin` removes the pin',
   base: 'wait for the backup that builds upon it; one that died is ended by `lifeboat unlock`',
   'being-written': 'wait until it ends; one that died is ended by `lifeboat unlock`',
   locked: 'the store keeps it until then, whatever is asked',
