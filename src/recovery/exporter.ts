@@ -2,8 +2,9 @@
  * Recovery: a committed point becomes a disk image in a file, an export, or a running VM.
  *
  * What it is: restore, export, boot, the sessions that remember them, and what this host is able to do (`doctor`).
- * What it guarantees: an output exists whole or not at all; a session's state survives any crash of ours; whatever was
- * started ends in order (QEMU, server, images, pin) and never outlives its owner unasked; a VM gets no network unasked.
+ * What it guarantees: an output exists whole or not at all; a session's state survives any crash of ours, and so does the
+ * guest of a booted one, which the next owner takes over; what is ended ends in order (QEMU, server, images, pin); a VM gets
+ * no network unasked.
  * What it does not know: how NBD works (an `Exporter` is handed in), how points are stored, and how people ask for it.
  */
 import type { BlockReader } from '../block/block-device.ts'
