@@ -1,0 +1,3 @@
+import { registerTests } from './nbd-register.ts'
+
+registerTests(1_000_002)
