@@ -41,3 +41,12 @@ export async function changeFiles(guest: Shell): Promise<void> {
 export const endWritesToData = (guest: Shell): Promise<string> => guest.must('sync; mount -o remount,ro /data')
 
 export const heartbeats = (guest: Shell): Promise<string> => guest.must('wc -l < /var/heartbeat')
+
+/** A file on the system disk: the data disk stays as it was captured. */
+export const writeAfterRecovery = (guest: Shell): Promise<string> =>
+  guest.must('dd if=/dev/urandom of=/home/after-recovery bs=64k count=48 2>/dev/null; sync', {
+    timeoutMs: CHECKSUM_TIMEOUT_MS,
+  })
+
+/** So that what is read next comes from the disks. */
+export const dropCaches = (guest: Shell): Promise<string> => guest.must('sync; echo 3 > /proc/sys/vm/drop_caches')

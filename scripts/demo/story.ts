@@ -2,9 +2,10 @@
 
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import { connectConsole } from '../../test/guest/console.ts'
+import { connectConsole, type GuestConsole } from '../../test/guest/console.ts'
 import { dataDisk } from '../../test/guest/data-disk.ts'
 import { debianImage } from '../../test/guest/debian-image.ts'
+import { adoptOwned, type OwnedProcess } from '../../test/guest/process-record.ts'
 import { tinyImage } from '../../test/guest/tiny-image.ts'
 import { copyImage, tool } from '../../test/guest/tool.ts'
 import { startVm } from '../../test/guest/vm.ts'
@@ -17,6 +18,7 @@ import {
   keepWriting,
   sameChecksums,
 } from './guest.ts'
+import { lifeAfterRecovery } from './life-after-recovery.ts'
 import { type Json, lifeboatCommand, listOf, numberOf, textOf } from './lifeboat-command.ts'
 import { mebibytes, type Narration, seconds } from './narration.ts'
 
@@ -98,9 +100,11 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   step('the first VM is off; from now on there is only the repository')
 
   const boots: Boot[] = []
+  let lives: readonly (readonly string[])[] | undefined
   for (const [index, expected] of [older, newer].entries()) {
     const name = index === 0 ? 'older' : 'newer'
-    const boot = await bootFrom(`${VM}@${textOf(points[index] ?? {}, 'point')}`, name)
+    const goOn = index === 0 ? undefined : lifeAfter
+    const boot = await bootFrom(`${VM}@${textOf(points[index] ?? {}, 'point')}`, name, goOn)
     const same = sameChecksums(boot.sums, expected)
     step(`the ${name} point runs: ${same ? 'its files are the ones that the first guest had' : 'ITS FILES DIFFER'}`)
     if (!same)
@@ -108,7 +112,7 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
     boots.push(boot)
   }
 
-  await lifeboat.run('restore', `${VM}@latest/vdb`, '--output', at('vdb.raw'))
+  await lifeboat.run('restore', `${VM}@${textOf(points[1] ?? {}, 'point')}/vdb`, '--output', at('vdb.raw'))
   const compared = await tool('qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', at('vdb.raw'), at('data.qcow2')).catch(
     String,
   )
@@ -117,6 +121,7 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   if (!identical) differences.push(`restored vdb: ${compared}`)
 
   const size = sum(listOf(points[0] ?? {}, 'disks'), 'size')
+  if (lives) narration.table('The recovered VM, while it ran', ['step', 'took', 'moved'], lives)
   narration.table(
     'Recovery points',
     ['point', 'kind', 'consistency', 'disks', 'read', 'changed', 'stored', 'seconds'],
@@ -141,9 +146,10 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   )
   return differences
 
-  async function bootFrom(point: string, session: string): Promise<Boot> {
+  async function bootFrom(point: string, session: string, goOn?: typeof lifeAfter): Promise<Boot> {
     const start = performance.now()
     const booted = await lifeboat.start('boot', point, '--session', session)
+    const qemuEnded = adoptOwned(numberOf(booted.answer, 'pid'))
     try {
       using guest = await connectConsole(textOf(booted.answer, 'serial'))
       await guest.waitForPrompt(image.bootTimeoutMs)
@@ -151,7 +157,9 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
       const bytesFetched = await fetchedBy(session)
       const sums = await checksums(guest)
       step(`  ${await heartbeats(guest)} of its heartbeats had reached the disk at that instant`)
+      await goOn?.(session, guest, booted.process, sums)
       guest.askToPowerOff()
+      await qemuEnded
       await booted.process.ended
       return { point, secondsToPrompt, bytesFetched, sums }
     } catch (error) {
@@ -163,6 +171,21 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
       await booted.process.ended
       await lifeboat.run('session', 'discard', session)
     }
+  }
+
+  async function lifeAfter(
+    session: string,
+    guest: GuestConsole,
+    server: OwnedProcess,
+    before: Checksums,
+  ): Promise<void> {
+    const { steps, sums, differs } = await lifeAfterRecovery({
+      ...{ lifeboat, guest, server, session, step },
+      targets: { vda: at('production-vda.raw'), vdb: at('production-vdb.qcow2') },
+    })
+    lives = steps
+    if (differs) differences.push(`after the move: ${JSON.stringify(sums)}`)
+    if (sameChecksums(sums, before)) differences.push('the recovered guest wrote, and its files are what they were')
   }
 
   async function fetchedBy(session: string): Promise<number> {

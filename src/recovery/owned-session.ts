@@ -156,7 +156,8 @@ export class OwnedSession implements LiveSession {
       this.#ending.abort()
       await this.#published
       if (how === 'discarded') await this.update(state => ({ ...state, state: 'discarding' }))
-      if (how !== 'migrated') await (how === 'discarded' ? qemu?.kill() : qemu?.stop())
+      if (how === 'migrated') qemu?.release()
+      else await (how === 'discarded' ? qemu?.kill() : qemu?.stop())
       step('guest ended')
       const figures = this.figures()
       await close()

@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { cacheFolder } from './recipe-cache.ts'
 
 export interface OwnedProcess {
@@ -79,16 +80,42 @@ export function startOwned(command: string, args: readonly string[], options: St
   return owned
 }
 
+/** Programs that are nobody's children: the QEMU of a session, which outlives its server. */
+const adopted = new Map<number, () => void>()
+
+/** It ends with us, at the latest. Resolves when it has gone, however that came. */
+export async function adoptOwned(pid: number): Promise<void> {
+  const startTime = startTimeOf(pid)
+  const isThere = () => startTimeOf(pid) === startTime
+  if (startTime === '') return
+  const kill = (): void => {
+    if (isThere()) process.kill(pid, 'SIGKILL')
+  }
+  process.once('exit', kill)
+  const drop = record(pid)
+  adopted.set(pid, kill)
+  while (isThere()) await setTimeout(100)
+  adopted.delete(pid)
+  process.off('exit', kill)
+  drop()
+}
+
 /** Ends everything that this process started, in order where the program knows how, and waits for it. */
 export async function endAllOwned(): Promise<void> {
   await Promise.all(
     [...running].map(async ({ child, ended }) => {
       child.kill('SIGTERM')
-      const late = setTimeout(() => child.kill('SIGKILL'), ENDING_MS)
+      const inTime = new AbortController()
+      const late = setTimeout(ENDING_MS, undefined, { signal: inTime.signal }).then(
+        () => child.kill('SIGKILL'),
+        () => {},
+      )
       await ended
-      clearTimeout(late)
+      inTime.abort()
+      await late
     }),
   )
+  for (const kill of adopted.values()) kill()
 }
 
 /** Writes a record for a process of ours; the result removes it again. */

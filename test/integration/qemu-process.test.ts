@@ -55,6 +55,21 @@ test('kill -9 of the server leaves its QEMU alone, which is found by its folder,
   await adoptQemu({ pid: process.pid, start: 1 }, log, clock).kill()
 })
 
+test('a QEMU that goes its own way keeps nobody waiting', async () => {
+  const url = (file: string) => JSON.stringify(new URL(`../../src/${file}`, import.meta.url).href)
+  const [pid, start] = [process.pid, await startOf(process.pid)]
+  const owner = spawn(process.execPath, [
+    '--input-type=module',
+    '-e',
+    `import { adoptQemu } from ${url('recovery/qemu-process.ts')}; import { systemClock } from ${url('core/clock.ts')}
+     adoptQemu(${JSON.stringify({ pid, start })}, ${JSON.stringify(log)}, systemClock).release()`,
+  ])
+  const late = setTimeout(() => owner.kill('SIGKILL'), 60_000)
+  const [code] = await once(owner, 'exit')
+  clearTimeout(late)
+  assert.equal(code, 0)
+})
+
 test('stop ends it in order; what it said about bad options is kept, and its log is bounded', async () => {
   const qemu = await startQemu({ program, arguments: [...WORDS, ...SESSION], log, clock })
   while (!existsSync(path.join(folder, 'control.sock'))) await sleep(10)
