@@ -127,15 +127,31 @@ export class ScanningReader implements BlockReader {
   }
 }
 
-/** The blocks of `size` bytes whose digests differ. Both describe a disk of that size under one secret. */
-export function changedBlocks(before: Uint8Array, after: Uint8Array, size: number): Range[] {
-  const old = Buffer.from(before.buffer, before.byteOffset, before.length)
+/** Compared at once: most are equal, and one comparison for each would cost a large disk more than reading its digests. */
+const DIGESTS_AT_ONCE = 64
+
+/** The blocks of `size` bytes whose digests differ. Both describe a disk of that size under one secret; `before` comes in order. */
+export async function changedBlocks(
+  before: AsyncIterable<Uint8Array>,
+  after: Uint8Array,
+  size: number,
+): Promise<Range[]> {
   const changed: Range[] = []
-  for (let block = 0; block < blockCount(size); block++) {
-    const at = block * DIGEST_BYTES
-    if (old.compare(after, at, at + DIGEST_BYTES, at, at + DIGEST_BYTES) === 0) continue
-    const offset = block * SCAN_BLOCK
-    changed.push({ offset, length: Math.min(SCAN_BLOCK, size - offset) })
+  let start = 0
+  for await (const piece of before) {
+    const old = Buffer.from(piece.buffer, piece.byteOffset, piece.length)
+    const differs = (from: number, to: number) => old.compare(after, start + from, start + to, from, to) !== 0
+    const step = DIGESTS_AT_ONCE * DIGEST_BYTES
+    for (let at = 0; at < old.length; at += step) {
+      const end = Math.min(at + step, old.length)
+      if (!differs(at, end)) continue
+      for (let digest = at; digest < end; digest += DIGEST_BYTES) {
+        if (!differs(digest, digest + DIGEST_BYTES)) continue
+        const offset = ((start + digest) / DIGEST_BYTES) * SCAN_BLOCK
+        changed.push({ offset, length: Math.min(SCAN_BLOCK, size - offset) })
+      }
+    }
+    start += piece.length
   }
   return mergeRanges(changed)
 }

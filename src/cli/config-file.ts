@@ -1,5 +1,4 @@
 /** `--config FILE`: YAML with the flags' names. Flags win over the environment, the environment over the file. */
-import { parse } from 'yaml'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { KiB } from '../core/limits.ts'
 import { type PriceList, parsePrices } from '../storage/prices.ts'
@@ -14,6 +13,8 @@ export type ConfigFile = Partial<Readonly<Record<(typeof NAMES)[number], string>
 
 export async function readConfigFile(path: string): Promise<ConfigFile> {
   let document: unknown
+  // Most runs have no such file, and the parser takes 3 MiB.
+  const { parse } = await import('yaml')
   try {
     document = parse(await readSmallFile(path, CONFIG_FILE_MAX))
   } catch (error) {

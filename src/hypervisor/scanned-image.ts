@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises'
 import { fileDevice } from '../block/file.ts'
 import type { ChangeSet, FullReason } from '../cbt/change-tracker.ts'
-import { readScanState, type ScanState, SECRET_BYTES, writeScanState } from '../cbt/scan-state.ts'
+import { type KnownScan, openScanState, SECRET_BYTES, writeScanState } from '../cbt/scan-state.ts'
 import { changedBlocks, ScanningReader } from '../cbt/scan-tracker.ts'
 import type { PointId } from '../core/ids.ts'
 import type { CaptureRequest } from './hypervisor.ts'
@@ -20,7 +20,7 @@ export async function captureByScan(
       ? await fileDevice(image.path, { readOnly: true })
       : await openWithQemuNbd({ file: image.path, format: image.format, clock, signal: request.signal })
   try {
-    const before = await readScanState(stateFile)
+    await using before = await openScanState(stateFile)
     const unusable = whyFull(image.name, inner.size, before, request)
     const reader = new ScanningReader(inner, before?.secret ?? random(SECRET_BYTES))
     const version = await versionOf(image.path)
@@ -30,7 +30,7 @@ export async function captureByScan(
     if (before && !unusable) {
       const { scanned, signal } = request
       await reader.scan({ signal, progress: (done, total) => scanned?.(image.name, done, total) })
-      changes = { kind: 'incremental', ranges: changedBlocks(before.digests, reader.digests, inner.size) }
+      changes = { kind: 'incremental', ranges: await changedBlocks(before.digests(), reader.digests, inner.size) }
       base = before.point
     }
     return {
@@ -64,7 +64,7 @@ export async function captureByScan(
 function whyFull(
   name: string,
   size: number,
-  before: ScanState | undefined,
+  before: KnownScan | undefined,
   { kind, bases }: CaptureRequest,
 ): FullReason | undefined {
   if (kind === 'full') return 'requested'

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { after, before, test } from 'node:test'
 import type { BlockReader } from '../../../src/block/block-device.ts'
 import { dirtyRanges } from '../../../src/cbt/ranges.ts'
-import { readScanState, SCAN_BLOCK, SECRET_BYTES, writeScanState } from '../../../src/cbt/scan-state.ts'
+import { openScanState, SCAN_BLOCK, SECRET_BYTES, writeScanState } from '../../../src/cbt/scan-state.ts'
 import { changedBlocks, ScanningReader } from '../../../src/cbt/scan-tracker.ts'
 import type { PointId } from '../../../src/core/ids.ts'
 import { seededRandom } from '../../../src/core/random.ts'
@@ -46,6 +46,11 @@ async function digestsOf(bytes: Uint8Array): Promise<Uint8Array> {
   return reader.digests
 }
 
+/** As they come from a file: whole digests, not all at once. */
+async function* inPieces(digests: Uint8Array, bytes = 70 * 16): AsyncIterable<Uint8Array> {
+  for (let at = 0; at < digests.length; at += bytes) yield digests.slice(at, at + bytes)
+}
+
 test('exactly the blocks that differ are changed, also the short last one and those that became holes', async () => {
   const size = 9 * 1024 * 1024 + 100
   const before = random(size)
@@ -54,7 +59,7 @@ test('exactly the blocks that differ are changed, also the short last one and th
   after[8 * SCAN_BLOCK - 1]! ^= 1
   after.fill(0, 100 * SCAN_BLOCK, 102 * SCAN_BLOCK)
   after[size - 1]! ^= 1
-  assert.deepEqual(changedBlocks(await digestsOf(before), await digestsOf(after), size), [
+  assert.deepEqual(await changedBlocks(inPieces(await digestsOf(before)), await digestsOf(after), size), [
     { offset: 3 * SCAN_BLOCK, length: SCAN_BLOCK },
     { offset: 7 * SCAN_BLOCK, length: SCAN_BLOCK },
     { offset: 100 * SCAN_BLOCK, length: 2 * SCAN_BLOCK },
@@ -106,22 +111,48 @@ test('holes are not read', async () => {
 
 test('a state comes back as written; one that is absent, cut or flipped is none', async () => {
   const file = path.join(dir, 'deep', 'state')
-  assert.equal(await readScanState(file), undefined)
+  assert.equal(await openScanState(file), undefined)
   const state = { point: '0123456789abcdef' as PointId, size: 3 * SCAN_BLOCK - 5, secret, digests: random(48) }
   await writeScanState(file, state)
-  const read = await readScanState(file)
+  await using read = await openScanState(file)
   assert.equal(read?.point, state.point)
   assert.equal(read?.size, state.size)
-  assert.ok(Buffer.from(read?.digests ?? []).equals(state.digests))
+  assert.deepEqual(read?.secret, state.secret)
+  // Twice, and after the file was replaced by another.
+  await writeScanState(file, { ...state, digests: random(48) })
+  for (let time = 0; time < 2; time++) {
+    const pieces = await Array.fromAsync(read?.digests() ?? [], piece => piece.slice())
+    assert.ok(Buffer.concat(pieces).equals(state.digests))
+  }
   const whole = await readFile(file)
   for (let at = 0; at < whole.length; at += 7) {
     const flipped = Buffer.from(whole)
     flipped[at]! ^= 0x10
     await writeFile(file, flipped)
-    assert.equal(await readScanState(file), undefined, `flipped at ${at}`)
+    assert.equal(await openScanState(file), undefined, `flipped at ${at}`)
     await writeFile(file, whole.subarray(0, at))
-    assert.equal(await readScanState(file), undefined, `cut at ${at}`)
+    assert.equal(await openScanState(file), undefined, `cut at ${at}`)
   }
+})
+
+test('a state of many pieces is proven and compared as it streams by', async () => {
+  const file = path.join(dir, 'large')
+  const blocks = 3 * 65_536 + 5
+  const digests = random(blocks * 16)
+  const size = blocks * SCAN_BLOCK - 1
+  await writeScanState(file, { point: '0123456789abcdef' as PointId, size, secret, digests })
+  await using before = await openScanState(file)
+  assert.ok(before)
+  const after = digests.slice()
+  const changed = [0, 65_535, 65_536, 131_000, blocks - 1]
+  for (const block of changed) after[block * 16 + 15]! ^= 1
+  const ranges = await changedBlocks(before.digests(), after, size)
+  assert.deepEqual(ranges, [
+    { offset: 0, length: SCAN_BLOCK },
+    { offset: 65_535 * SCAN_BLOCK, length: 2 * SCAN_BLOCK },
+    { offset: 131_000 * SCAN_BLOCK, length: SCAN_BLOCK },
+    { offset: (blocks - 1) * SCAN_BLOCK, length: SCAN_BLOCK - 1 },
+  ])
 })
 
 test('dirty extents become ranges; too many of them become fewer that cover as much', async () => {
