@@ -6,7 +6,8 @@ import type { BlockReader, BorrowedViews } from '../block/block-device.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { Extent, Range } from '../core/range.ts'
-import type { AbortOptions } from '../core/scope.ts'
+import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { planRuns, runLimitsOf } from '../repository/record-runs.ts'
 import type { ChunkRef, ChunkSource, ChunkSpan } from '../repository/repository.ts'
 import { type ChunkCache, chunkKey } from './chunk-cache.ts'
 import { ChunkFlights, type Flight } from './chunk-flights.ts'
@@ -37,6 +38,8 @@ export interface CachedImageStats {
 export interface CachedImage extends BlockReader {
   borrow(offset: number, length: number): BorrowedViews | undefined
   prefetch(range: Range, options?: AbortOptions): Promise<void>
+  /** The same for chunks that lie anywhere, ascending, at most so many GETs at once. Gives how many chunks the source was asked for. */
+  prefetchChunks(chunks: readonly number[], options: { readonly getsAtOnce: number } & AbortOptions): Promise<number>
   stats(): CachedImageStats
 }
 
@@ -107,7 +110,9 @@ class CachedChunks implements CachedImage {
   }
 
   stats(): CachedImageStats {
-    return { ...this.#stats }
+    let { bytesFromDisk } = this.#stats
+    for (const flight of this.#begun) bytesFromDisk += flight.bytesFromDisk
+    return { ...this.#stats, bytesFromDisk }
   }
 
   borrow(offset: number, length: number): BorrowedViews | undefined {
@@ -209,6 +214,57 @@ class CachedChunks implements CachedImage {
       const onFlight = (flight: Flight) => this.#own(flight)
       if (wants.size > 0) await this.#flights.fetch(this.#source, wants, () => {}, { signal: options.signal, onFlight })
     }
+  }
+
+  async prefetchChunks(
+    chunks: readonly number[],
+    { getsAtOnce, signal }: { readonly getsAtOnce: number } & AbortOptions,
+  ): Promise<number> {
+    const refs = await this.#locateScattered(chunks, { signal })
+    const absent = this.#notKept(refs)
+    const kind = { kind: 'data', chunkSize: this.blockSize } as const
+    const gets = [...Map.groupBy(absent.values(), ref => ref.pack).values()].flatMap(ofPack =>
+      planRuns(ofPack, runLimitsOf(kind)),
+    )
+    let fetched = 0
+    await forEachLimited(
+      gets,
+      getsAtOnce,
+      async ({ records }, gone) => {
+        this.#closed.signal.throwIfAborted()
+        // Each GET is claimed when it is begun, so that a read of what has yet to be asked for does not wait for the others.
+        const onFlight = (flight: Flight) => {
+          fetched += flight.refs.length
+          this.#own(flight)
+        }
+        await this.#flights.fetch(this.#source, this.#notKept(records), () => {}, { signal: gone, onFlight })
+      },
+      { signal },
+    )
+    return fetched
+  }
+
+  /** Nodes that are missing are read side by side. */
+  async #locateScattered(chunks: readonly number[], options: AbortOptions): Promise<(ChunkRef | undefined)[]> {
+    const found: (ChunkRef | undefined)[] = []
+    const unknown: number[] = []
+    for (const chunk of chunks) {
+      const refs = this.#source.locateNow(chunk, 1)
+      if (refs) found.push(refs[0])
+      else unknown.push(chunk)
+    }
+    const leaves = [...Map.groupBy(unknown, chunk => Math.floor(chunk / limits.leafWidth)).values()]
+    await forEachLimited(
+      leaves,
+      limits.traceWindowGets,
+      async (ofLeaf, signal) => {
+        const first = ofLeaf[0]!
+        const refs = await this.#source.locate(first, ofLeaf.at(-1)! - first + 1, { signal })
+        for (const chunk of ofLeaf) found.push(refs[chunk - first])
+      },
+      options,
+    )
+    return found
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -194,6 +194,15 @@ export const limits = {
   /** Base64: at most eight bytes a touch, one or two as a rule. */
   traceBytesMax: 2 << 20,
   traceDisksMax: 256,
+  /** From the first read on; a guest has booted by then, or will not follow a trace of its boot. */
+  traceMs: 300_000,
+  /** What a session waits for at its end so that its trace is stored. */
+  traceStoreMs: 5_000,
+  /** As measured by replaying boots at 10 ms a request: 1.03 of a local boot. */
+  traceWindowTouches: 128,
+  /** Together they leave a quarter of a disk's `getsInFlight` to the guest's own reads. */
+  traceWindowsInFlight: 2,
+  traceWindowGets: 6,
   /** How often a migration looks how far QEMU's copy has come. */
   migrationPollMs: 500,
   /** A pivot waits for the writes that are under way to both sides. */

@@ -27,7 +27,9 @@ export interface ExportRequest extends AbortOptions {
   /** Points that clients may ask differences to. */
   readonly older?: OlderPoints
   /** Told of each read of the point after its bytes were there. */
-  readonly onRead?: (disk: string, bytes: number) => void
+  readonly onRead?: (disk: string, bytes: number, offset: number) => void
+  /** A read of the point that memory alone could not answer has begun (1) or ended (-1). */
+  readonly onWait?: (change: 1 | -1) => void
   /** Opens what takes the writes of clients; without it all is read-only. */
   readonly overlays?: (disks: readonly ExportedDisk[]) => Promise<Overlays>
 }
@@ -87,7 +89,7 @@ export type OpenedDisks = Omit<RunningExport, 'uris'>
 
 /** The same without a server: what a stopped session reads. */
 export async function openDisks(request: OpenDisksRequest): Promise<OpenedDisks> {
-  const { repository, cache, pin = 'export', pinId, newPinId, signal, onRead } = request
+  const { repository, cache, pin = 'export', pinId, newPinId, signal, onRead, onWait } = request
   await using stack = new AsyncDisposableStack()
   let point = await repository.openPoint(request.point, { pin, pinId, newPinId, signal })
   stack.defer(() => point[Symbol.asyncDispose]())
@@ -96,7 +98,8 @@ export async function openDisks(request: OpenDisksRequest): Promise<OpenedDisks>
     throw new LifeboatError('no-such-disk', `point ${point.id} has no disks`, { details: { object: point.key } })
   const disks = names.map((name): ExportedDisk => {
     const image = cachedImage(point.disk(name), { cache })
-    const base = stack.use(new ReplaceableImage(image, bytes => onRead?.(name, bytes)))
+    const watch = { onRead: onRead && ((bytes: number, offset: number) => onRead(name, bytes, offset)), onWait }
+    const base = stack.use(new ReplaceableImage(image, watch))
     return { name, size: base.size, base, stats: () => base.stats() }
   })
   const overlays = await request.overlays?.(disks)

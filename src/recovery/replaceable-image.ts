@@ -13,34 +13,43 @@ interface Use {
   idle: (() => void) | undefined
 }
 
+export interface ImageWatch {
+  /** After the bytes of a read were there. */
+  readonly onRead?: (bytes: number, offset: number) => void
+  /** A read that memory alone could not answer has begun (1) or ended (-1). */
+  readonly onWait?: (change: 1 | -1) => void
+}
+
 export class ReplaceableImage implements BlockReader {
   readonly size: number
   readonly blockSize: number
   #use: Use
-  readonly #onRead: (bytes: number) => void
+  readonly #watch: ImageWatch
   readonly #replaced: CachedImageStats[] = []
 
-  /** The images are this one's from now on. `onRead` is told of each read after its bytes were there. */
-  constructor(image: CachedImage, onRead: (bytes: number) => void = () => {}) {
+  /** The images are this one's from now on. */
+  constructor(image: CachedImage, watch: ImageWatch = {}) {
     this.size = image.size
     this.blockSize = image.blockSize
     this.#use = { image, reads: 0, idle: undefined }
-    this.#onRead = onRead
+    this.#watch = watch
   }
 
   async readInto(target: Uint8Array, offset: number, options?: AbortOptions): Promise<void> {
     const use = this.#begin()
+    this.#watch.onWait?.(1)
     try {
       await use.image.readInto(target, offset, options)
     } finally {
+      this.#watch.onWait?.(-1)
       this.#end(use)
     }
-    this.#onRead(target.length)
+    this.#watch.onRead?.(target.length, offset)
   }
 
   borrow(offset: number, length: number): BorrowedViews | undefined {
     const borrowed = this.#use.image.borrow(offset, length)
-    if (borrowed) this.#onRead(length)
+    if (borrowed) this.#watch.onRead?.(length, offset)
     return borrowed
   }
 
@@ -57,6 +66,18 @@ export class ReplaceableImage implements BlockReader {
     const use = this.#begin()
     try {
       await use.image.prefetch?.(range, options)
+    } finally {
+      this.#end(use)
+    }
+  }
+
+  async prefetchChunks(
+    chunks: readonly number[],
+    options: { readonly getsAtOnce: number } & AbortOptions,
+  ): Promise<number> {
+    const use = this.#begin()
+    try {
+      return await use.image.prefetchChunks(chunks, options)
     } finally {
       this.#end(use)
     }
