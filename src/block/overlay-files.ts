@@ -7,6 +7,7 @@ import { constants } from 'node:os'
 import { getSystemErrorName } from 'node:util'
 import { loadAddon } from '../native/native.ts'
 import { allocate, punchHole } from '../native/sparse-file.ts'
+import { overlayDamaged } from './overlay-format.ts'
 
 /** Blocks on their way into one file, and the record that names them, which goes to another one behind them. */
 export interface BlockBatch {
@@ -29,7 +30,7 @@ export interface OverlayFile {
   /** Fewer bytes than `target` has only at the end of the file. */
   readAt(target: Uint8Array, position: number): Promise<number>
   writeAt(bytes: Uint8Array, position: number): Promise<void>
-  /** Fills `parts`; gives the checks of what was read. */
+  /** Fills `parts`; gives the checks of what was read. Throws 'overlay-damaged' where the file ends too early. */
   readBlocks(parts: readonly Uint8Array[], positions: Float64Array, checks: Uint32Array): Promise<void>
   /** The record is written when all blocks are. With `now` it is done before the call returns, and undefined is given. */
   writeBlocks(batch: BlockBatch, now: boolean): Promise<void> | undefined
@@ -111,6 +112,7 @@ class NodeFile implements OverlayFile {
 
   async readBlocks(parts: readonly Uint8Array[], positions: Float64Array, checks: Uint32Array): Promise<void> {
     const failure = await loadAddon().readBlocks(this.#file.fd, parts, checks, positions)
+    if (failure === constants.errno.ENODATA) throw overlayDamaged('data', 'it is cut off')
     if (failure !== 0) throw systemError('preadv', failure)
   }
 

@@ -39,6 +39,19 @@ export const overlayDamaged = (object: string, what: string, details: object = {
     hint: 'Check the disk below it. What was written cannot be trusted: discard the session and begin anew from the point.',
   })
 
+/** Bits that are set, by words of 32. */
+export function bitCount(bits: Uint8Array): number {
+  const words = new Uint32Array(bits.buffer, bits.byteOffset, bits.length / 4)
+  let count = 0
+  for (let n = 0; n < words.length; n++) {
+    let word = words[n]!
+    word -= (word >>> 1) & 0x55555555
+    word = (word & 0x33333333) + ((word >>> 2) & 0x33333333)
+    count += Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
+  }
+  return count
+}
+
 // Records: sum u64 | magic u32 | bytes u32 | sequence u64 | kind u32 | count u32 | body
 
 export interface RecordView {

@@ -7,7 +7,16 @@ import { limits } from '../core/limits.ts'
 import type { Range } from '../core/range.ts'
 import type { BlockReader } from './block-device.ts'
 import type { OverlayFile } from './overlay-files.ts'
-import { BELOW, BLOCK, FIRST_SLOT, type MapDisk, overlayDamaged, PAGE_BLOCKS, ZERO } from './overlay-format.ts'
+import {
+  BELOW,
+  BLOCK,
+  bitCount,
+  FIRST_SLOT,
+  type MapDisk,
+  overlayDamaged,
+  PAGE_BLOCKS,
+  ZERO,
+} from './overlay-format.ts'
 
 const PAGE_WORDS = 2 * PAGE_BLOCKS
 
@@ -66,7 +75,7 @@ export class DiskMap {
       this.checks[page] = stored.checks[n]!
       this.bits.set(stored.bits.subarray(n * 64, n * 64 + 64), page * 64)
     })
-    for (const page of stored?.indexes ?? []) this.writtenBlocks += this.#countIn(page)
+    this.writtenBlocks = stored === undefined ? 0 : bitCount(stored.bits)
   }
 
   isWritten(block: number): boolean {
@@ -218,12 +227,7 @@ export class DiskMap {
   }
 
   #countIn(page: number): number {
-    let count = 0
-    for (let at = page * 64; at < page * 64 + 64; at++) {
-      let byte = this.bits[at]!
-      for (; byte !== 0; byte &= byte - 1) count++
-    }
-    return count
+    return bitCount(this.bits.subarray(page * 64, page * 64 + 64))
   }
 }
 

@@ -8,7 +8,7 @@
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { OverlayFile } from './overlay-files.ts'
-import { BLOCK } from './overlay-format.ts'
+import { BLOCK, bitCount } from './overlay-format.ts'
 
 /** Space is asked for and given back in these: 256 KiB. */
 const GROUP = 64
@@ -57,7 +57,7 @@ export class SlotSpace {
     this.#used = grown(used, this.slots)
     this.#young = new Uint8Array(this.#used.length)
     this.#backed = new Uint8Array(this.#used.length / 8).fill(UNKNOWN)
-    for (const byte of this.#used) this.usedCount += POPCOUNT[byte]!
+    this.usedCount = bitCount(this.#used)
     // Taking begins behind what is there, where runs are long.
     this.#cursor = this.slots
   }
@@ -121,8 +121,7 @@ export class SlotSpace {
       if (!this.#isUncertain(group)) continue
       let end = group
       let free = 0
-      for (; end * GROUP < this.slots && this.#isUncertain(end) && end - group < most; end++)
-        free += this.#freeIn(end)
+      for (; end * GROUP < this.slots && this.#isUncertain(end) && end - group < most; end++) free += this.#freeIn(end)
       if (free === 0) continue
       await this.#backGroups(group, end - group)
       this.#cursor = Math.min(this.#cursor, group * GROUP)

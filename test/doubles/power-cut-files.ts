@@ -4,7 +4,7 @@
  */
 
 import type { BlockBatch, OverlayFile, OverlayFiles } from '../../src/block/overlay-files.ts'
-import { blockCheck, sum64 } from '../../src/block/overlay-format.ts'
+import { blockCheck, overlayDamaged, sum64 } from '../../src/block/overlay-format.ts'
 
 const SECTOR = 512
 
@@ -242,8 +242,7 @@ export class PowerCutFiles {
         call(() => {
           let block = 0
           for (const [n, part] of parts.entries()) {
-            if (positions[n]! + part.length > inode.bytes.length)
-              throw Object.assign(new Error('ENODATA'), { code: 'ENODATA', syscall: 'preadv' })
+            if (positions[n]! + part.length > inode.bytes.length) throw overlayDamaged('data', 'it is cut off')
             inode.bytes.copy(part, 0, positions[n]!)
             for (let at = 0; at < part.length; at += 4096) checks[block++] = blockCheck(part.subarray(at, at + 4096))
           }

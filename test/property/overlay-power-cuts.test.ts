@@ -5,7 +5,7 @@ import { powerCuts } from './overlay-power-cuts.ts'
 const FIRST = Number(process.env.SEED ?? 1)
 
 test('what was flushed is there after a power cut, what was acknowledged after a kill; every block is whole', async t => {
-  const { durable, lost, invented, cuts, kills, flushes } = await powerCuts(FIRST, Number(process.env.STORIES ?? 60), 5)
+  const { durable, lost, invented, cuts, kills, flushes } = await powerCuts(FIRST, Number(process.env.STORIES ?? 15), 6)
   t.diagnostic(
     `stories from ${FIRST}: ${cuts} power cuts, ${kills} kills, ${flushes} flushes; ${durable} durable sectors, lost ${lost}, invented ${invented}`,
   )

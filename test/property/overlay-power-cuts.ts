@@ -62,10 +62,10 @@ export async function powerCutStory(
     let alive = true
     const writers = Array.from({ length: 4 }, (_, connection) => write(device, connection))
     // The end comes at any turn of the work.
-    for (let turns = 5 + Math.floor(draw() * 150); turns > 0; turns--)
+    for (let turns = 5 + Math.floor(draw() * 60); turns > 0; turns--)
       await (draw() < 0.2 ? new Promise(resolve => setImmediate(resolve)) : Promise.resolve())
     if (draw() < 0.15) void overlays.freeze().catch(() => {})
-    for (let turns = Math.floor(draw() * 12); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
+    for (let turns = Math.floor(draw() * 4); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
     alive = false
     host.faults.forgetsSyncs = false
     void writers
@@ -127,10 +127,11 @@ async function look(device: OverlayDisk, blocks: Written[], result: CutResult): 
     const places = block.versions.flatMap((version, place) => (found === Math.max(0, version) ? [place] : []))
     if (!isWhole || places.length === 0) result.invented++
     else if (Math.max(...places) < oldest) result.lost++
-    if (oldest > 0 || block.versions[0] !== 0) result.durable += SECTORS
-    // What was found after the last end may itself be gone after the next power cut, down to what was durable before.
-    const durable = block.versions[block.durable]!
-    block.versions = [durable, ...(found === Math.max(0, durable) ? [] : [found])]
+    if (oldest > 0 || block.versions[0]! > 0) result.durable += SECTORS
+    // What was found may itself be gone after the next power cut: down to what was durable, or to anything in between that
+    // a sync had reached whose flush was never answered.
+    const place = Math.max(block.durable, ...places)
+    block.versions = block.versions.slice(block.durable, place + 1)
     block.durable = 0
     block.acknowledged = block.versions.length - 1
   }
