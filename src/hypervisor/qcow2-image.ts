@@ -1,9 +1,9 @@
 /** A qcow2 file with bitmaps of its own: the same rotation as in a running QEMU (qemu/bitmaps.ts), by qemu-img. */
-import { dirtyRanges } from '../cbt/ranges.ts'
 import { limits } from '../core/limits.ts'
 import { bitmapName } from './bitmap-name.ts'
 import type { CaptureRequest } from './hypervisor.ts'
 import type { Image, ImageCapture, ImageSettings } from './images.ts'
+import { changesByBitmap } from './nbd-reader.ts'
 import { changeBase, foldSteps, settle, switchSteps } from './qemu/bitmaps.ts'
 import { applyBitmapSteps, type ImageInfo } from './qemu-img.ts'
 import { openWithQemuNbd } from './qemu-nbd.ts'
@@ -38,14 +38,9 @@ export async function captureByBitmap(
   try {
     const bitmap = change.kind === 'incremental' ? change.bitmap : undefined
     reader = await openWithQemuNbd({ file: image.path, format: image.format, bitmap, clock, signal: request.signal })
-    const whole = { offset: 0, length: size }
-    const ranges =
-      bitmap === undefined ? [] : await dirtyRanges(reader.blockStatus(whole, `qemu:dirty-bitmap:${bitmap}`, request))
+    const found = change.kind === 'incremental' ? await changesByBitmap(reader, change, request) : { changes: change }
     return {
-      disk:
-        change.kind === 'incremental'
-          ? { description, image: reader, changes: { kind: 'incremental', ranges }, base: change.base }
-          : { description, image: reader, changes: change },
+      disk: { description, image: reader, ...found },
       async keep() {
         committed = true
         // The file is changed only once nobody reads it.

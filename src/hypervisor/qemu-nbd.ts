@@ -8,7 +8,7 @@ import { LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { connectNbd } from '../nbd/client.ts'
-import type { NbdReader } from './nbd-reader.ts'
+import { bitmapContext, type NbdReader } from './nbd-reader.ts'
 
 export interface QemuNbdRequest extends AbortOptions {
   readonly file: string
@@ -77,7 +77,7 @@ async function connectOnceUp(
   socket: string,
   server: Server,
 ): Promise<NbdReader> {
-  const contexts = ['base:allocation', ...(bitmap === undefined ? [] : [`qemu:dirty-bitmap:${bitmap}`])]
+  const contexts = ['base:allocation', ...(bitmap === undefined ? [] : [bitmapContext(bitmap)])]
   const deadline = clock.monotonicMs() + limits.qemuNbdStartMs
   for (;;)
     try {

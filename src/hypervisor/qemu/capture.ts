@@ -8,7 +8,7 @@ import { rm } from 'node:fs/promises'
 import { isLifeboatError, LifeboatError, messageOf } from '../../core/errors.ts'
 import type { AbortOptions } from '../../core/scope.ts'
 import type { Capture, CapturedDisk, CaptureRequest } from '../hypervisor.ts'
-import type { NbdReader } from '../nbd-reader.ts'
+import { bitmapContext, changesByBitmap, type NbdReader } from '../nbd-reader.ts'
 import { busy, isAlive, lockRun, readLock, runnerText, thisRunner } from '../run-lock.ts'
 import { watchJobs } from './blockdev-backup.ts'
 import { Breakage } from './breakage.ts'
@@ -27,7 +27,7 @@ import {
   removeFolder,
 } from './fleecing.ts'
 import type { FrozenDisk } from './freezing-method.ts'
-import { bitmapContext, type OpenExport, openExportsOn, readDirtyRanges, watchedView } from './frozen-view.ts'
+import { type OpenExport, openExportsOn, watchedView } from './frozen-view.ts'
 import { guestAgent } from './guest-agent.ts'
 import type { Guest } from './instant.ts'
 import { refuseWhileCaptured, removeOurs, removeRunMarkers } from './leftovers.ts'
@@ -189,6 +189,5 @@ async function capturedDisk(
   const { change, description } = disk
   const image = watchedView(view, error => breakage.explain(error))
   if (change.kind === 'full') return { description, image, changes: change }
-  const ranges = await readDirtyRanges(view, change.bitmap, options)
-  return { description, image, changes: { kind: 'incremental', ranges }, base: change.base }
+  return { description, image, ...(await changesByBitmap(view, change, options)) }
 }

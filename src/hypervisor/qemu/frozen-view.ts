@@ -1,8 +1,6 @@
-/** A frozen view as a BlockReader over NBD: what changed in it, and what a failing read says about the capture. */
+/** A frozen view as a BlockReader over NBD, and what a failing read says about the capture. */
 import type { BlockReader } from '../../block/block-device.ts'
-import { dirtyRanges } from '../../cbt/ranges.ts'
 import type { Clock } from '../../core/clock.ts'
-import type { Range } from '../../core/range.ts'
 import type { AbortOptions } from '../../core/scope.ts'
 import { connectNbd } from '../../nbd/client.ts'
 import type { NbdReader } from '../nbd-reader.ts'
@@ -13,18 +11,6 @@ export const openExportsOn =
   (socket: string, clock: Clock): OpenExport =>
   (exportName, contexts, { signal }) =>
     connectNbd({ socket, exportName, contexts: ['base:allocation', ...contexts], clock, signal })
-
-export const bitmapContext = (bitmap: string): string => `qemu:dirty-bitmap:${bitmap}`
-
-/** What the bitmap calls dirty, in order. */
-export async function readDirtyRanges(
-  view: NbdReader,
-  bitmap: string,
-  options: AbortOptions,
-): Promise<readonly Range[]> {
-  const whole = { offset: 0, length: view.size }
-  return dirtyRanges(view.blockStatus(whole, bitmapContext(bitmap), options))
-}
 
 /** The same reader; the first failure that is not the caller's own abort is explained by `explain` before it is thrown. */
 export function watchedView(view: BlockReader, explain: (error: unknown) => Promise<unknown>): BlockReader {

@@ -160,12 +160,52 @@ test('dirty extents become ranges; too many of them become fewer that cover as m
     for (let index = 0; index < count; index++)
       yield { offset: index * SCAN_BLOCK, length: SCAN_BLOCK, flags: index % 3 === 0 ? 0 : 1 }
   }
-  assert.deepEqual(await dirtyRanges(extents(6)), [
+  const first = (count: number) => ({ offset: 0, length: count * SCAN_BLOCK })
+  assert.deepEqual(await dirtyRanges(extents(6), first(6)), [
     { offset: SCAN_BLOCK, length: 2 * SCAN_BLOCK },
     { offset: 4 * SCAN_BLOCK, length: 2 * SCAN_BLOCK },
   ])
-  const few = await dirtyRanges(extents(3000), 100)
-  assert.ok(few.length <= 100)
+  const few = await dirtyRanges(extents(3000), first(3000), 100)
+  assert.ok(few && few.length <= 100)
   for await (const { offset, length, flags } of extents(3000))
     if (flags) assert.ok(few.some(range => range.offset <= offset && offset + length <= range.offset + range.length))
+})
+
+test('extents that leave something out, stand still, go backwards or end elsewhere are no answer', async () => {
+  const range = { offset: 100, length: 100 }
+  const answer = (...extents: [number, number, number][]) =>
+    dirtyRanges(
+      (async function* () {
+        for (const [offset, length, flags] of extents) yield { offset, length, flags }
+      })(),
+      range,
+    )
+  assert.deepEqual(await answer([100, 50, 0], [150, 50, 1]), [{ offset: 150, length: 50 }])
+  for (const extents of [
+    [],
+    [[100, 99, 0]],
+    [[100, 101, 0]],
+    [[101, 99, 1]],
+    [
+      [100, 50, 1],
+      [151, 49, 0],
+    ],
+    [
+      [100, 50, 1],
+      [140, 60, 0],
+    ],
+    [
+      [150, 50, 1],
+      [100, 50, 0],
+    ],
+    [
+      [100, 0, 1],
+      [100, 100, 0],
+    ],
+    [
+      [100, -50, 1],
+      [50, 150, 0],
+    ],
+  ] as [number, number, number][][])
+    assert.equal(await answer(...extents), undefined, JSON.stringify(extents))
 })
