@@ -92,8 +92,9 @@ export async function sessionSteps(disk: Uint8Array): Promise<SessionSteps> {
           resolve({ code, signal })
         }),
       )
-      await Promise.race([end, once(child.stdout!, 'data')])
-      if (!ended) {
+      const said = await Promise.race([end, once(child.stdout!, 'data')])
+      // A failure is told in the same place, and ends it.
+      if (!ended && Array.isArray(said) && !String(said[0]).startsWith('{"error"')) {
         await whileItRuns()
         child.kill('SIGTERM')
       }
