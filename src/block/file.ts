@@ -5,9 +5,11 @@ import { type Extent, type Range, rangeEnd } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { punchHole, seekData, seekHole } from '../native/sparse-file.ts'
 import type { BlockDevice } from './block-device.ts'
+import { RangeLock } from './range-lock.ts'
 
 const BLOCK = 4096
 const ZEROS = new Uint8Array(1 << 20)
+const nothing = () => {}
 
 /** Holes are found with SEEK_DATA and SEEK_HOLE, where the kernel's answer is a promise: only then is an extent 'zero'. */
 export async function fileDevice(path: string, options: { readonly readOnly: boolean }): Promise<BlockDevice> {
@@ -43,6 +45,8 @@ class FileDevice implements BlockDevice {
   readonly blockSize = BLOCK
   readonly #file: FileHandle
   readonly #readOnly: boolean
+  /** The kernel copies page by page: a read beside a write of the same sector could get half of each. */
+  readonly #ranges = new RangeLock()
   /** A failed fsync is never forgotten: the kernel may have dropped the pages and would report success the next time. */
   #syncFailure: unknown
 
@@ -54,11 +58,16 @@ class FileDevice implements BlockDevice {
 
   async readInto(target: Uint8Array, offset: number, { signal }: AbortOptions = {}): Promise<void> {
     this.#check(offset, target.length)
-    for (let at = 0; at < target.length; ) {
-      signal?.throwIfAborted()
-      const { bytesRead } = await this.#file.read(target, at, target.length - at, offset + at)
-      if (bytesRead === 0) throw new LifeboatError('internal', `the file has become shorter than ${this.size} bytes`)
-      at += bytesRead
+    const give = this.#readOnly ? nothing : await this.#ranges.take(offset, target.length, false)
+    try {
+      for (let at = 0; at < target.length; ) {
+        signal?.throwIfAborted()
+        const { bytesRead } = await this.#file.read(target, at, target.length - at, offset + at)
+        if (bytesRead === 0) throw new LifeboatError('internal', `the file has become shorter than ${this.size} bytes`)
+        at += bytesRead
+      }
+    } finally {
+      give()
     }
   }
 
@@ -80,17 +89,22 @@ class FileDevice implements BlockDevice {
 
   async write(source: Uint8Array, offset: number, options: { fua?: boolean } & AbortOptions = {}): Promise<void> {
     this.#checkWrite(offset, source.length)
-    for (let at = 0; at < source.length; ) {
-      options.signal?.throwIfAborted()
-      const { bytesWritten } = await this.#file.write(source, at, source.length - at, offset + at)
-      at += bytesWritten
+    const give = await this.#ranges.take(offset, source.length, true)
+    try {
+      for (let at = 0; at < source.length; ) {
+        options.signal?.throwIfAborted()
+        const { bytesWritten } = await this.#file.write(source, at, source.length - at, offset + at)
+        at += bytesWritten
+      }
+    } finally {
+      give()
     }
     if (options.fua) await this.#sync()
   }
 
   async zero(range: Range, options: { fua?: boolean } & AbortOptions = {}): Promise<void> {
     this.#checkWrite(range.offset, range.length)
-    if (!(await punchHole(this.#file, range.offset, range.length)))
+    if (!(await this.#punch(range)))
       for (let at = 0; at < range.length; at += ZEROS.length)
         await this.write(ZEROS.subarray(0, Math.min(ZEROS.length, range.length - at)), range.offset + at, {
           signal: options.signal,
@@ -101,7 +115,7 @@ class FileDevice implements BlockDevice {
   /** A hint: a filesystem without holes keeps the bytes. */
   async trim(range: Range): Promise<void> {
     this.#checkWrite(range.offset, range.length)
-    await punchHole(this.#file, range.offset, range.length)
+    await this.#punch(range)
   }
 
   async flush(): Promise<void> {
@@ -110,6 +124,16 @@ class FileDevice implements BlockDevice {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close()
+  }
+
+  /** False where the filesystem has no holes. */
+  async #punch({ offset, length }: Range): Promise<boolean> {
+    const give = await this.#ranges.take(offset, length, true)
+    try {
+      return await punchHole(this.#file, offset, length)
+    } finally {
+      give()
+    }
   }
 
   async #sync(): Promise<void> {
