@@ -22,6 +22,7 @@ interface Flags extends LiveReadFlags {
   readonly append?: string
   readonly accel?: string
   readonly reserve?: string
+  readonly trace: boolean
   readonly detach?: boolean
 }
 
@@ -46,6 +47,7 @@ export const bootCommand = verb<Flags>({
       .option('--append <words>', "the kernel's command line")
       .option('--accel <kind>', 'kvm, tcg or auto (kvm where it really works)', 'auto')
       .option('--reserve <size>', 'pause the guest while less is free for its writes (2GiB)')
+      .option('--no-trace', "neither read ahead what the VM's last boot touched, nor keep what this one touches")
       .option('--detach', 'leave the VM to the session and return at its first read'),
   async run(invocation, [text = '', ...extra], flags) {
     if (flags.detach) {
@@ -67,6 +69,7 @@ export const bootCommand = verb<Flags>({
       resume: await isThere(invocation, session),
       exporter: nbdExporter(surroundings.clock, output),
       cache: opened.cache,
+      traces: flags.trace ? opened.traces(point.vm) : undefined,
       figures: opened.figures,
       ...sessionPlace(invocation),
       tell: message => output.warning(message),

@@ -72,7 +72,7 @@ export async function resumeExport(
 
 async function serving(
   invocation: Invocation,
-  { repository, cache, figures }: LiveRepository,
+  { repository, cache, figures, traces }: LiveRepository,
   { point, older }: SessionPoint,
   options: NonNullable<SessionServe['options']>,
 ) {
@@ -83,6 +83,7 @@ async function serving(
     point,
     exporter: nbdExporter(surroundings.clock, output, security),
     cache,
+    traces: traces(point.vm),
     older: { points: older.map(({ id }) => id), changedSince: changedSince(repository, point.vm) },
     openOverlays,
     commands: commandsOf(invocation),

@@ -5,6 +5,8 @@ import { ChunkCache } from '../cache/chunk-cache.ts'
 import { openDiskCache } from '../cache/disk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
+import type { VmTraces } from '../recovery/traced-session.ts'
+import { latestTrace, putTrace } from '../repository/boot-trace.ts'
 import { type HedgeFigures, hedged } from '../storage/hedged.ts'
 import type { ObjectStore } from '../storage/object-store.ts'
 import { parseStoreUrl } from '../storage/store-url.ts'
@@ -28,6 +30,8 @@ export const liveReadOptions = (command: Command): Command =>
 export interface LiveRepository extends OpenedRepository {
   /** Of decoded chunks, for all disks of this process. */
   readonly cache: ChunkCache
+  /** What boots of this VM touched. */
+  traces(vm: string): VmTraces
   /** Requests by kind, what the cache on disk gave, GETs that were asked for twice: numbers by name. */
   figures(): Readonly<Record<string, number>>
 }
@@ -61,6 +65,13 @@ export async function openForLiveReads(invocation: Invocation, flags: LiveReadFl
   return {
     ...opened,
     cache,
+    traces(vm) {
+      const { control } = opened.repository.reading
+      return {
+        latest: options => latestTrace(control, vm, options),
+        put: (trace, options) => putTrace(control, vm, trace, { now: clock.now(), random, ...options }),
+      }
+    },
     figures() {
       const { hits: diskCacheHits = 0, bytesRead: diskCacheBytes = 0, damaged = 0 } = disk?.figures() ?? {}
       const { hedged: getsHedged = 0 } = hedges() ?? {}

@@ -29,6 +29,7 @@ export async function resumeSession(asked: Invocation, name: string, flags: Resu
     resume: true,
     exporter: nbdExporter(surroundings.clock, output),
     cache: opened.cache,
+    traces: opened.traces(state.point.vm),
     figures: opened.figures,
     tell: message => output.warning(message),
     commands: commandsOf(invocation),

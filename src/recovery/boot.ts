@@ -40,6 +40,7 @@ import { type SessionCommands, sessionCommands } from './session-commands.ts'
 import { hostSession, type SessionHost } from './session-host.ts'
 import type { SessionState } from './session-state.ts'
 import { step } from './session-step.ts'
+import { TracedSession, type VmTraces } from './traced-session.ts'
 
 export interface BootRequest extends AbortOptions, SessionPlace {
   readonly repository: Repository
@@ -49,6 +50,8 @@ export interface BootRequest extends AbortOptions, SessionPlace {
   readonly resume?: boolean
   readonly exporter: Exporter
   readonly cache: ChunkCache
+  /** What earlier boots of this VM touched; absent: it is not asked, and not told. */
+  readonly traces?: VmTraces
   /** More numbers for the session's state, by name: what was asked of the store. */
   readonly figures?: () => Readonly<Record<string, number>>
   /** What can be asked of the session while it runs. */
@@ -125,12 +128,19 @@ class Boot {
   readonly #session: Session
   readonly #started: number
   readonly #firstRead: FirstRead
+  readonly #traced: TracedSession
 
   constructor(request: BootRequest, session: Session, started: number) {
     this.#request = request
     this.#session = session
     this.#started = started
     this.#firstRead = new FirstRead(request.clock)
+    this.#traced = new TracedSession({
+      traces: request.traces,
+      clock: request.clock,
+      cacheBytes: request.cache.maxBytes,
+      store: request.resume ? 'never' : 'if-better',
+    })
   }
 
   async run(): Promise<RunningBoot> {
@@ -139,7 +149,10 @@ class Boot {
     await using stack = new AsyncDisposableStack()
     const exported = stack.use(await this.#export())
     step('serving')
+    stack.use(this.#traced)
     const living = before && (await guestOf(this.#session.folder, before))
+    // One that runs has booted.
+    if (!living) this.#traced.begin(exported)
     // What a guest has written needs the point, whatever becomes of this server.
     if (before) exported.point.keepPin()
     const { guest, warnings } = await (living ? this.#takeOver(living, before) : this.#start(exported, before))
@@ -168,7 +181,11 @@ class Boot {
       pin: 'session',
       pinId: this.#session.state()?.point.pin,
       newPinId,
-      onRead: (_disk, bytes) => this.#firstRead.note(bytes),
+      onRead: (disk, bytes, offset) => {
+        this.#firstRead.note(bytes)
+        this.#traced.onRead(disk, bytes, offset)
+      },
+      onWait: this.#traced.onWait,
     })
   }
 
@@ -257,7 +274,11 @@ class Boot {
       isServing: true,
       qemu: guest.qemu,
       qmp: guest.qmp,
-      figures: () => ({ ...this.#request.figures?.(), bytesRead: this.#firstRead.bytes }),
+      figures: () => ({
+        ...this.#request.figures?.(),
+        ...this.#traced.figures(),
+        bytesRead: this.#firstRead.bytes,
+      }),
       close: () => stack.disposeAsync(),
     })
     await live.dropOtherPins()

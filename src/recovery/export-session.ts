@@ -20,6 +20,7 @@ import { type SessionCommands, sessionCommands } from './session-commands.ts'
 import { hostSession } from './session-host.ts'
 import type { SessionServe } from './session-state.ts'
 import { step } from './session-step.ts'
+import { TracedSession, type VmTraces } from './traced-session.ts'
 
 export interface ExportSessionRequest extends AbortOptions, SessionPlace {
   readonly repository: Repository
@@ -38,6 +39,8 @@ export interface ExportSessionRequest extends AbortOptions, SessionPlace {
   readonly openOverlays: OpenOverlays
   readonly exporter: Exporter
   readonly cache: ChunkCache
+  /** What earlier boots of this VM touched; absent: it is not asked, and not told. */
+  readonly traces?: VmTraces
   readonly older?: OlderPoints
   readonly commands?: SessionCommands
   /** More numbers for the session's state, by name. */
@@ -85,6 +88,12 @@ async function serve(
   const planned = serveOf(request, session)
   await beginState(session, request, { kind: 'export', newPinId, serve: planned })
   step('export written down')
+  const traced = new TracedSession({
+    traces: request.traces,
+    clock,
+    cacheBytes: cache.maxBytes,
+    store: before ? 'never' : 'if-none',
+  })
   const exported = stack.use(
     await exportPoint({
       repository,
@@ -98,11 +107,15 @@ async function serve(
       pin: 'session',
       pinId: before?.point.pin,
       newPinId,
+      onRead: traced.onRead,
+      onWait: traced.onWait,
       overlays: planned.writable
         ? disks => openOverlaysOf(session, planned, request.openOverlays, disks, signal)
         : undefined,
     }),
   )
+  stack.use(traced)
+  traced.begin(exported)
   step('serving')
   if (before || planned.writable) {
     exported.point.keepPin()
@@ -131,7 +144,7 @@ async function serve(
     clock,
     random,
     isServing: true,
-    figures: request.figures,
+    figures: () => ({ ...request.figures?.(), ...traced.figures() }),
     close: () => owned.disposeAsync(),
   })
   await live.dropOtherPins()
