@@ -205,6 +205,8 @@ export const limits = {
   traceWindowGets: 6,
   /** How often a migration looks how far QEMU's copy has come. */
   migrationPollMs: 500,
+  /** What an export writes while the last of it is copied, and refused, at most; more is caught up with first. */
+  migrationLastBytes: 16 * MiB,
   /** A pivot waits for the writes that are under way to both sides. */
   migrationPivotMs: 300_000,
   /** Places where a migrated disk differs from its source that are looked at: more mean that all of it is wrong. */

@@ -8,6 +8,7 @@ import type { AbortOptions } from '../core/scope.ts'
 import type { PointSummary, RecoveryPoint, Repository } from '../repository/repository.ts'
 import { diskContexts, type OlderPoints } from './disk-contexts.ts'
 import type { ExportedDevice, Exporter, ListenAddress } from './exporter.ts'
+import { type GatedOverlays, gatedOverlays } from './gated-overlays.ts'
 import type { Overlays } from './overlays.ts'
 import { ReplaceableImage } from './replaceable-image.ts'
 
@@ -47,7 +48,7 @@ export interface RunningExport extends AsyncDisposable {
   readonly uris: readonly string[]
   readonly point: RecoveryPoint
   readonly disks: readonly ExportedDisk[]
-  readonly overlays: Overlays | undefined
+  readonly overlays: GatedOverlays | undefined
   /** Throws 'usage' or 'no-such-disk' where the disks of `next` are others. */
   checkPoint(next: RecoveryPoint): void
   /** From now on the disks are those of `next`, which belongs to this export; the old point is closed, and its pin stays where it was kept. */
@@ -102,8 +103,8 @@ export async function openDisks(request: OpenDisksRequest): Promise<OpenedDisks>
     const base = stack.use(new ReplaceableImage(image, watch))
     return { name, size: base.size, base, stats: () => base.stats() }
   })
-  const overlays = await request.overlays?.(disks)
-  if (overlays) stack.use(overlays)
+  const opened = await request.overlays?.(disks)
+  const overlays = opened && stack.use(gatedOverlays(opened, names))
   const owned = stack.move()
   return {
     get point() {

@@ -29,7 +29,7 @@ import type { Random } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { QmpClient } from '../hypervisor/qemu/qmp.ts'
 import type { PointSummary, RecoveryPoint, Repository } from '../repository/repository.ts'
-import type { Overlays } from './overlays.ts'
+import type { GatedOverlays } from './gated-overlays.ts'
 import type { QemuProcess } from './qemu-process.ts'
 import type { SessionState } from './session-state.ts'
 
@@ -77,7 +77,7 @@ export interface LiveSession {
   /** The control connection of that process, ours alone. Its socket `state().sockets.qmp` is for others. */
   readonly qmp: QmpClient | undefined
   /** Where the writes are ours: sessions of `export --writable`, live or stopped. */
-  readonly overlays: Overlays | undefined
+  readonly overlays: GatedOverlays | undefined
   /**
    * Goes on against another point of the same disks. `change` is written together with the new point (names of bitmaps).
    * Throws what opening a point throws, and then nothing has changed.

@@ -13,6 +13,7 @@ import type { MigrationTarget } from '../hypervisor/qemu/migration-target.ts'
 import type { QmpClient } from '../hypervisor/qemu/qmp.ts'
 import type { Fields } from './control-protocol.ts'
 import type { LiveSession } from './live-session.ts'
+import { migrateExport } from './migrate-export.ts'
 import type { CommandOptions, SessionCommand } from './session-commands.ts'
 import type { SessionMigration } from './session-state.ts'
 
@@ -22,6 +23,8 @@ export const migrateCommand: SessionCommand = { isExclusive: true, run: migrateS
 async function migrateSession(session: LiveSession, request: Fields, options: CommandOptions): Promise<Fields> {
   const { name, qmp, clock, folder } = session
   const { targets, bytesPerSecond } = parseMigration(session, request)
+  if (session.overlays && session.isServing)
+    return migrateExport(session, session.overlays, { targets, bytesPerSecond }, options)
   if (!qmp)
     throw new LifeboatError('usage', `session ${name} has no running VM to migrate`, {
       hint: `Resume it first (lifeboat session resume ${name}), or restore its disks after a commit.`,

@@ -68,7 +68,8 @@ export async function openTarget(options: OutputOptions, size: number): Promise<
 
 async function newFileTarget(options: OutputOptions, size: number): Promise<RestoreTarget> {
   const temporary = temporaryName(options)
-  const file = await open(temporary, 'wx', 0o600)
+  // For reading too: a migration compares what it has written.
+  const file = await open(temporary, 'wx+', 0o600)
   const abandon = async () => {
     await file.close().catch(() => {})
     await rm(temporary, { force: true })

@@ -1,0 +1,199 @@
+/** Committing and moving a session of `export --writable`, with clients that write meanwhile. */
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { after, test } from 'node:test'
+import { backupVm } from '../../src/backup/backup-vm.ts'
+import { ChunkCache } from '../../src/cache/chunk-cache.ts'
+import { openOverlays } from '../../src/cli/overlays.ts'
+import { systemClock } from '../../src/core/clock.ts'
+import { isLifeboatError } from '../../src/core/errors.ts'
+import { pointId } from '../../src/core/ids.ts'
+import { systemRandom } from '../../src/core/random.ts'
+import { connectNbd } from '../../src/nbd/client.ts'
+import { commitCommand } from '../../src/recovery/commit.ts'
+import { askSession } from '../../src/recovery/control-client.ts'
+import type { Fields } from '../../src/recovery/control-protocol.ts'
+import { type ExportSessionRequest, exportSession } from '../../src/recovery/export-session.ts'
+import { migrateCommand } from '../../src/recovery/migrate.ts'
+import { controlSocketOf, readSession } from '../../src/recovery/session.ts'
+import { sessionCommands } from '../../src/recovery/session-commands.ts'
+import { readBack } from '../doubles/memory-repository.ts'
+import { testExporter } from '../doubles/nbd-exporter.ts'
+import { noise, repositoryFixture } from '../doubles/repository-fixture.ts'
+
+const CHUNK = 64 * 1024
+const SIZE = 64 * CHUNK
+const folder = await mkdtemp(path.join(tmpdir(), 'lb-out-'))
+after(() => rm(folder, { recursive: true, force: true }))
+const place = {
+  stateDir: path.join(folder, 's'),
+  runDir: path.join(folder, 'r'),
+  clock: systemClock,
+  random: systemRandom,
+}
+const commands = {
+  ...sessionCommands,
+  commit: commitCommand({ backup: backupVm, exporter: testExporter }),
+  migrate: migrateCommand,
+}
+
+/** Two disks of a VM as arrays, its point, and a session that serves the point to writers. */
+async function servedDisks(name: string) {
+  const fixture = await repositoryFixture({ chunkSize: CHUNK })
+  const models = new Map(['vda', 'vdb'].map(disk => [disk, Buffer.from(noise(`${name} ${disk}`, SIZE))] as const))
+  const disks = [...models].map(([disk, model]) => ({
+    name: disk,
+    size: SIZE,
+    writes: [[0, new Uint8Array(model)]] as [number, Uint8Array][],
+  }))
+  const point = await fixture.writePoint({ vm: 'served', disks })
+  const request: ExportSessionRequest = {
+    ...place,
+    repository: fixture.repository,
+    point,
+    session: name,
+    writable: true,
+    openOverlays,
+    exporter: testExporter,
+    cache: new ChunkCache({ maxBytes: 16 * CHUNK }),
+    commands,
+  }
+  const connect = async (disk: string) => {
+    const { serve } = await readSession(place.stateDir, name)
+    assert.ok(serve && 'socket' in serve.listen)
+    return connectNbd({ socket: serve.listen.socket, exportName: disk, clock: systemClock })
+  }
+  return { fixture, models, point, request, connect }
+}
+
+async function ask(session: string, command: string, request: Fields = {}): Promise<Fields> {
+  const socket = controlSocketOf(place.stateDir, session, await readSession(place.stateDir, session))
+  return askSession({ socket, command, request, clock: systemClock })
+}
+
+test('a session is committed while its client writes, goes on against the new point, and is committed again', async () => {
+  const { fixture, models, point, request, connect } = await servedDisks('written')
+  const vda = models.get('vda')!
+  const put = async (client: Awaited<ReturnType<typeof connect>>, fill: number, offset: number, length: number) => {
+    await client.write(new Uint8Array(length).fill(fill), offset)
+    vda.fill(fill, offset, offset + length)
+  }
+  {
+    await using session = await exportSession(request)
+    await using client = await connect('vda')
+    await put(client, 1, 5 * CHUNK + 100, 3000)
+    await put(client, 2, 60 * CHUNK, 2 * CHUNK)
+    const atTheInstant = Buffer.from(vda)
+    let stop = false
+    let count = 0
+    // To a place that is written again and again, so that what the point holds there is one of its states.
+    const writing = (async () => {
+      for (; !stop; count++) await put(client, 10 + (count % 200), 20 * CHUNK, 4096)
+    })()
+    const first = await ask('written', 'commit')
+    stop = true
+    await writing
+    assert.ok(count > 0)
+    const id = pointId(String(first.point))
+    const stored = Buffer.from(await readBack(fixture.repository, id, 'vda'))
+    const hot = stored.subarray(20 * CHUNK, 20 * CHUNK + 4096)
+    assert.ok(
+      hot.every(byte => byte === hot[0]),
+      'a block of the instant is one write',
+    )
+    hot.copy(atTheInstant, 20 * CHUNK)
+    assert.ok(
+      stored.equals(atTheInstant) || stored.subarray(0, 20 * CHUNK).equals(atTheInstant.subarray(0, 20 * CHUNK)),
+    )
+    assert.ok(Buffer.from(await readBack(fixture.repository, id, 'vdb')).equals(models.get('vdb')!))
+    const read = (first.disks as { bytesRead: number }[]).map(({ bytesRead }) => bytesRead)
+    assert.ok(read[0]! <= 6 * CHUNK && read[1] === 0, `${read}`)
+    const state = await readSession(place.stateDir, 'written')
+    assert.equal(state.point.id, id)
+
+    const seen = Buffer.alloc(SIZE)
+    await client.readInto(seen, 0)
+    assert.ok(seen.equals(vda), 'the client sees what it wrote, over the new point')
+    await put(client, 3, 0, CHUNK)
+    const second = await ask('written', 'commit')
+    assert.ok(Buffer.from(await readBack(fixture.repository, pointId(String(second.point)), 'vda')).equals(vda))
+    const manifest = await fixture.repository.manifest(
+      (await fixture.repository.points()).find(({ id }) => id === second.point)!,
+    )
+    assert.deepEqual([manifest.kind, manifest.disks[0]?.base], ['incremental', id])
+    assert.notEqual(id, point.id)
+    await session.stop()
+  }
+  const state = await readSession(place.stateDir, 'written')
+  const [last] = (await fixture.repository.points()).filter(({ id }) => id === state.point.id)
+  await using again = await exportSession({ ...request, point: last!, resume: true })
+  await using client = await connect('vda')
+  const seen = Buffer.alloc(SIZE)
+  await client.readInto(seen, 0)
+  assert.ok(seen.equals(vda))
+  await again.stop()
+})
+
+test('a session moves to files while its clients write, which then have to open those', async () => {
+  const { models, request, connect } = await servedDisks('moved')
+  await using session = await exportSession(request)
+  await using client = await connect('vda')
+  const targets = ['vda', 'vdb'].map(disk => ({ disk, path: path.join(folder, `new-${disk}.raw`), format: 'raw' }))
+  const vda = models.get('vda')!
+  await client.write(new Uint8Array(CHUNK).fill(1), 3 * CHUNK)
+  vda.fill(1, 3 * CHUNK, 4 * CHUNK)
+  await client.zero({ offset: 8 * CHUNK, length: 2 * CHUNK })
+  vda.fill(0, 8 * CHUNK, 10 * CHUNK)
+  let refused: unknown
+  let acknowledged = 0
+  const writing = (async () => {
+    for (let i = 0; refused === undefined; i = (i + 1) % 60) {
+      const bytes = new Uint8Array(5000).fill(20 + (acknowledged % 200))
+      try {
+        await client.write(bytes, i * CHUNK + 777)
+        vda.set(bytes, i * CHUNK + 777)
+        acknowledged++
+      } catch (error) {
+        refused = error
+      }
+    }
+  })()
+  while (acknowledged < 5) await systemClock.sleep(1)
+  const result = await ask('moved', 'migrate', { targets })
+  await writing
+  assert.ok(isLifeboatError(refused, 'nbd-io') || isLifeboatError(refused), `${refused}`)
+  assert.match(String(result.warnings), /clients must open .*new-vda\.raw instead of vda/)
+  assert.ok((await readFile(targets[0]!.path)).equals(vda), `every one of ${acknowledged} acknowledged writes is there`)
+  assert.ok((await readFile(targets[1]!.path)).equals(models.get('vdb')!))
+  await session.ended
+  const state = await readSession(place.stateDir, 'moved')
+  assert.equal(state.state, 'migrated')
+  assert.ok(!existsSync(state.disks[0]!.overlay!.path))
+})
+
+test('a move that cannot be made leaves the session to its clients', async () => {
+  const { models, request, connect } = await servedDisks('stays')
+  await using session = await exportSession(request)
+  await using client = await connect('vdb')
+  const to = (disk: string, file: string, format = 'raw') => ({ disk, path: path.join(folder, file), format })
+  const refused = (targets: readonly object[], code: string) =>
+    assert.rejects(ask('stays', 'migrate', { targets }), error => {
+      assert.ok(isLifeboatError(error), `${error}`)
+      assert.equal(error.code, code)
+      return true
+    })
+  await refused([to('vda', 'a.raw')], 'usage')
+  await refused([to('vda', 'a.raw'), to('vdb', 'b.qcow2', 'qcow2')], 'usage')
+  await refused([to('vda', 'a.raw'), to('vdb', 'b.raw'), to('vdc', 'c.raw')], 'no-such-disk')
+  await refused([to('vda', 'a.raw'), to('vdb', 'no/such/folder/b.raw')], 'output-failed')
+  assert.ok(!existsSync(path.join(folder, 'a.raw')))
+  await client.write(new Uint8Array(100).fill(9), 50)
+  models.get('vdb')!.fill(9, 50, 150)
+  const seen = Buffer.alloc(SIZE)
+  await client.readInto(seen, 0)
+  assert.ok(seen.equals(models.get('vdb')!))
+  await session.stop()
+})
