@@ -125,6 +125,8 @@ test('a session is committed while its client writes, goes on against the new po
     )
     assert.deepEqual([manifest.kind, manifest.disks[0]?.base], ['incremental', id])
     assert.notEqual(id, point.id)
+    const [again] = second.disks as { bytesRead: number }[]
+    assert.ok(again!.bytesRead <= 3 * CHUNK, `${again!.bytesRead}: what the first commit stored is not read again`)
     await session.stop()
   }
   const state = await readSession(place.stateDir, 'written')
