@@ -63,6 +63,7 @@ export class ClientConnection {
   #chunk: Chunk | undefined
   #cookie = 0
   #corked = false
+  #secured = false
 
   private constructor(address: ListenAddress) {
     const where =
@@ -100,7 +101,11 @@ export class ClientConnection {
       return connection
     } catch (error) {
       connection.fail(asError(error))
-      throw connection.#failure ?? error
+      const failure = connection.#failure ?? asError(error)
+      // In TLS 1.3 a server looks at the client's credentials after the client has done its part: it can only hang up.
+      throw tls !== undefined && connection.#secured && isLifeboatError(failure, 'nbd-io')
+        ? unwelcome(failure)
+        : failure
     } finally {
       signal.removeEventListener('abort', onAbort)
     }
@@ -117,6 +122,7 @@ export class ClientConnection {
     socket.once('close', () => done.reject(lost('closed during the handshake of TLS')))
     this.#socket = socket
     await done.promise
+    this.#secured = true
     this.#watch(socket)
     const target = () => this.#target()
     const received = (buffer: Uint8Array, length: number) => this.#received(buffer, length)
@@ -376,6 +382,13 @@ const lost = (what: string, cause?: unknown): LifeboatError =>
   new LifeboatError('nbd-io', `the connection to the NBD server was lost: ${what}`, {
     retry: 'transient',
     hint: LOST_HINT,
+    cause,
+  })
+
+const unwelcome = (cause: LifeboatError): LifeboatError =>
+  new LifeboatError('nbd-io', `${cause.message}, after the handshake of TLS`, {
+    retry: cause.retry,
+    hint: 'It may not accept this certificate or key: look at its log, and at what it wants of clients.',
     cause,
   })
 

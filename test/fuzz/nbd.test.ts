@@ -3,9 +3,9 @@ import { test } from 'node:test'
 import { campaign } from './nbd-campaign.ts'
 
 for (const [layer, device, count] of [
-  ['plain', 'memory', 2500],
-  ['plain', 'slow', 1000],
-  ['inside TLS', 'memory', 300],
+  ['plain', 'memory', 1500],
+  ['plain', 'slow', 500],
+  ['inside TLS', 'memory', 200],
   ['instead of TLS', 'memory', 500],
 ] as const)
   test(`fuzz ${layer} over a ${device} device: nothing ends the server, leaks, or disturbs a good client`, t =>
