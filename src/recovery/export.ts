@@ -68,7 +68,9 @@ export async function exportPoint(request: ExportRequest): Promise<RunningExport
     const written = overlay && ((range: Range) => overlay.written(range))
     const contexts = diskContexts({ disk: name, point: () => opened.point.id, older, written }, { signal })
     const path = `${manifest.vm}/${name}`
-    return { name, description, path, device: overlay ?? base, readOnly: overlay === undefined, contexts }
+    // An overlay notes zeroes in its tables.
+    const writable = overlay !== undefined
+    return { name, description, path, device: overlay ?? base, readOnly: !writable, fastZero: writable, contexts }
   })
   const server = stack.use(await exporter({ exports, listen, signal }))
   const owned = stack.move()
