@@ -6,7 +6,16 @@ import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { openEnvelope } from '../crypto/envelope.ts'
 import { getBounded } from '../repository/control-object.ts'
 import { parseIndex } from '../repository/index-codec.ts'
-import { damagedPrefix, indexPrefix, leasesPrefix, parseIndexKey, parseLeaseKey } from '../repository/object-keys.ts'
+import {
+  damagedPrefix,
+  indexPrefix,
+  leasesPrefix,
+  parseIndexKey,
+  parseLeaseKey,
+  parsePointKey,
+  parseTraceKey,
+  tracesPrefix,
+} from '../repository/object-keys.ts'
 import type { LockView } from './lock-view.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 import type { PackTable } from './pack-table.ts'
@@ -87,6 +96,21 @@ export async function deadIndexes(
     options,
   )
   return dead.sort((a, b) => (a.key < b.key ? -1 : 1))
+}
+
+/** Traces of boots of VMs that have no points. One that comes back records another. */
+export async function orphanTraces(
+  { store }: Pick<MaintenanceContext, 'store'>,
+  manifests: readonly string[],
+  options: AbortOptions,
+): Promise<readonly CondemnedHint[]> {
+  const vms = new Set(manifests.map(key => parsePointKey(key)?.vm))
+  const orphans: CondemnedHint[] = []
+  for await (const { key, size } of store.list(tracesPrefix, options)) {
+    const vm = parseTraceKey(key)
+    if (vm !== undefined && !vms.has(vm)) orphans.push({ key, bytes: size })
+  }
+  return orphans
 }
 
 function isLivePack(table: PackTable, pack: PackId): boolean {

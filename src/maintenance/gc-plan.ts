@@ -15,6 +15,7 @@ import {
   deadIndexes,
   deadRows,
   isLocked,
+  orphanTraces,
 } from './condemned.ts'
 import { type ForgottenPoints, readForgotten, withinRecord, withoutLocked, withoutPinned } from './forgotten-points.ts'
 import { type GcOptions, KeptCounts } from './gc-progress.ts'
@@ -31,7 +32,7 @@ export interface GcPlan {
   readonly forget: ForgottenPoints
   /** C: packs without a live slot. */
   readonly condemned: readonly CondemnedPack[]
-  /** With them go indexes that name little else, and the marks on packs that were damaged. */
+  /** With them go indexes that name little else, the marks on packs that were damaged, and traces of VMs without points. */
   readonly hints: readonly CondemnedHint[]
   /** D. */
   readonly compact: readonly CompactionPlan[]
@@ -93,6 +94,9 @@ export async function planGc(context: MaintenanceContext, options: GcOptions = {
     .flatMap(({ pack }) => damaged.get(pack) ?? [])
     .map(key => ({ key, bytes: 0 }))
   if (condemned.length > 0) hints.push(...(await deadIndexes(context, table, { signal })))
+  const removed = new Set(forget.values())
+  const remaining = points.map(({ key }) => key).filter(key => !removed.has(key))
+  hints.push(...(await orphanTraces(context, remaining, { signal })))
   const fitting = hints.filter(({ key }) => takeRoom([key]))
   const compact = await planCompaction(context, { table, damaged, locks, kept, room, storeNow }, { signal })
   return {

@@ -228,3 +228,9 @@ export function parsePolicyKey(key: string): PolicyKeyParts | undefined {
   const vm = decodeVmName(match[1])
   return vm === undefined ? undefined : { vm, when }
 }
+
+/** The VM's name. */
+export function parseTraceKey(key: string): string | undefined {
+  const match = /^traces\/([^/]+)\/[0-9TZ]{16}-[0-9a-f]{16}$/.exec(key)
+  return match?.[1] === undefined ? undefined : decodeVmName(match[1])
+}

@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { limits } from '../../../src/core/limits.ts'
+import { seededRandom } from '../../../src/core/random.ts'
 import { readAuditLog } from '../../../src/maintenance/audit-log.ts'
 import { collectGarbage } from '../../../src/maintenance/gc.ts'
 import { planGc } from '../../../src/maintenance/gc-plan.ts'
 import { twinPipeline } from '../../../src/native/twin.ts'
+import { putTrace } from '../../../src/repository/boot-trace.ts'
 import { keyring, metadataOnly } from '../../../src/repository/keyring.ts'
 import {
   damagedKey,
@@ -48,6 +50,28 @@ test('a forgotten point goes with what only it needs, mostly dead packs are rewr
   assert.equal(rewritten.length, 2)
   const again = await collectGarbage(context, { graceMs: 0 })
   assert.deepEqual([again.packs, again.bytesFreed, again.bytesRewritten], [0, 0, 0], 'a second one has nothing to do')
+})
+
+test('traces of boots go with the last point of their VM, and no sooner', async () => {
+  const tale = await collectionTale()
+  const context = await tale.context()
+  for (const vm of ['vm', 'other', 'never seen'])
+    await putTrace(
+      context.control,
+      vm,
+      { point: pointNumber(1), chunkSize: 4096, disks: ['vda'], touches: [{ disk: 0, chunk: 1 }] },
+      { now: tale.clock.now(), random: seededRandom(vm) },
+    )
+  const tracedVms = () => keysOf(tale.store, 'traces/').map(key => key.split('/')[1])
+  await forgetPoint(context, 1)
+  await collectGarbage(context, { graceMs: 0 })
+  assert.deepEqual(tracedVms(), ['other', 'vm'])
+  await forgetPoint(context, 4, 'other')
+  await collectGarbage(context, { graceMs: 0 })
+  assert.deepEqual(tracedVms(), ['vm'])
+  const before = tale.store.snapshot().size
+  await collectGarbage(context, { graceMs: 0 })
+  assert.equal(tale.store.snapshot().size, before, 'nothing is left to do')
 })
 
 test('the plan writes nothing', async () => {
