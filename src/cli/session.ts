@@ -128,6 +128,8 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
     bytesFromDisk: session?.figures.bytesFromDisk ?? 0,
     diskCacheHits: session?.figures.diskCacheHits ?? 0,
     getsHedged: session?.figures.getsHedged ?? 0,
+    tracedChunks: session?.figures.tracedChunks,
+    replayedChunks: session?.figures.replayedChunks,
     requests: session && figuresFromFlat(session.figures),
     secondsToFirstRead: session?.figures.secondsToFirstRead,
     bytesWritten: written.get(name) ?? 0,
