@@ -1,6 +1,7 @@
 /** Carries out a command on a session: by its owner where it is live, by this process where it is stopped. */
 import { ChunkCache } from '../cache/chunk-cache.ts'
 import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
 import { askSession } from '../recovery/control-client.ts'
 import type { Fields } from '../recovery/control-protocol.ts'
 import { controlSocketOf, showSession } from '../recovery/session.ts'
@@ -31,6 +32,7 @@ export async function callSession(asked: Invocation, call: SessionCall): Promise
       command,
       request,
       progress,
+      connectMs: limits.sessionConnectMs,
       clock: surroundings.clock,
       signal,
     })

@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises'
 import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
 import { askSession } from '../recovery/control-client.ts'
 import {
   checkSessionName,
@@ -190,7 +191,13 @@ async function discard(asked: Invocation, name: string): Promise<undefined> {
   const { session, owner } = await showSession(stateDir, name)
   if (owner !== undefined) {
     const socket = controlSocketOf(stateDir, name, session)
-    await askSession({ socket, command: 'discard', clock: surroundings.clock, signal })
+    await askSession({
+      socket,
+      command: 'discard',
+      connectMs: limits.sessionConnectMs,
+      clock: surroundings.clock,
+      signal,
+    })
   } else if (!session || pinsOf(session).length === 0) await discardSession(sessionPlace(asked), name, async () => {})
   else {
     await using opened = await openRepositoryOf(session, () => asked.at(session.repository.url).openRepository())

@@ -357,6 +357,8 @@ export const limits = {
   /** Lines from a session: `show` of some hundred disks. */
   sessionReplyMax: 4 * MiB,
   sessionRequestMs: 10_000,
+  /** From the state 'running' to the control socket are some milliseconds, or a checkpoint of the disk that both lie on. */
+  sessionConnectMs: 10_000,
   sessionClientsMax: 16,
   /** Emulated firmware reaches the boot sector in 1 to 5 s on a loaded host. */
   firstReadMs: 120_000,

@@ -3,7 +3,7 @@ import type { Clock } from '../core/clock.ts'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { connectLines } from '../hypervisor/qemu/line-socket.ts'
+import { connectLines, type LineSocket, type LineSocketHandlers } from '../hypervisor/qemu/line-socket.ts'
 import { type ControlReply, encodeRequest, errorOf, type Fields, parseReply } from './control-protocol.ts'
 
 export interface AskSession extends AbortOptions {
@@ -11,6 +11,8 @@ export interface AskSession extends AbortOptions {
   readonly command: string
   readonly request?: Fields
   readonly progress?: (progress: Fields) => void
+  /** An owner that lives may be about to listen: it is tried for so long. */
+  readonly connectMs?: number
   /** The whole answer; without it a command may take hours. */
   readonly timeoutMs?: number
   readonly clock: Clock
@@ -31,15 +33,8 @@ export async function askSession(ask: AskSession): Promise<Fields> {
       answer.reject(error)
     }
   }
-  const lines = await connectLines(
-    socket,
-    limits.sessionReplyMax,
-    { line: onLine, closed: error => answer.reject(noAnswer(socket, error)) },
-    { signal },
-  ).catch(error => {
-    signal?.throwIfAborted()
-    throw noAnswer(socket, error)
-  })
+  const handlers = { line: onLine, closed: (error: Error | undefined) => answer.reject(noAnswer(socket, error)) }
+  const lines = await connect(ask, handlers)
   const onAbort = () => answer.reject(signal?.reason)
   signal?.addEventListener('abort', onAbort, { once: true })
   const late =
@@ -59,6 +54,23 @@ export async function askSession(ask: AskSession): Promise<Fields> {
     lines.close()
   }
 }
+
+async function connect(
+  { socket, connectMs = 0, clock, signal }: AskSession,
+  handlers: LineSocketHandlers,
+): Promise<LineSocket> {
+  const until = clock.monotonicMs() + connectMs
+  for (;;)
+    try {
+      return await connectLines(socket, limits.sessionReplyMax, handlers, { signal })
+    } catch (error) {
+      signal?.throwIfAborted()
+      if (clock.monotonicMs() >= until) throw noAnswer(socket, error)
+      await clock.sleep(CONNECT_AGAIN_MS, { signal })
+    }
+}
+
+const CONNECT_AGAIN_MS = 50
 
 const noAnswer = (socket: string, cause?: unknown): LifeboatError =>
   new LifeboatError(
