@@ -7,9 +7,10 @@ import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { GiB } from '../src/core/limits.ts'
 import { fio } from './fio.ts'
-import { type Goal, judge } from './goal.ts'
+import { type BenchContext, type Goal, judge, type Row } from './goal.ts'
 import { lifeboatFile, type NbdServerProcess, nbdkitFile, qemuNbdFresh } from './nbd-servers.ts'
-import { isInstalled } from './tools.ts'
+import { scatteredOverlay } from './scattered-overlay.ts'
+import { isInstalled, run } from './tools.ts'
 
 const SIZE = GiB
 
@@ -52,8 +53,33 @@ export const goal: Goal = {
         ratios: (figures.get(peer)?.iops ?? []).map((iops, n) => (ours[n] ?? Number.NaN) / iops),
         target: { atLeast },
       })
-    return [row('nbdkit file', 1), row('qemu-nbd qcow2', 1.5)]
+    return [row('nbdkit file', 1), row('qemu-nbd qcow2', 1.5), await restart(dir, rounds, record, say)]
   },
+}
+
+/** Seconds until an overlay with 100 GiB of scattered blocks is open, in a process of its own; the first time from the disk. */
+async function restart(
+  dir: string,
+  rounds: number,
+  record: BenchContext['record'],
+  say: BenchContext['say'],
+): Promise<Row> {
+  const folder = path.join(dir, 'scattered')
+  await scatteredOverlay(folder, 100 * GiB, 'this boot')
+  const opened: { seconds: number; cpuSeconds: number; mebibytes: number }[] = []
+  const program = path.join(import.meta.dirname, 'scattered-overlay-open.ts')
+  for (let round = 0; round < rounds; round++)
+    opened.push(JSON.parse((await run(process.execPath, [program, folder, String(100 * GiB)])).stdout))
+  record('restart', opened)
+  const list = (what: 'seconds' | 'cpuSeconds' | 'mebibytes') => opened.map(one => one[what].toFixed(1)).join(' ')
+  say(`restart: ${list('seconds')} s, CPU ${list('cpuSeconds')} s, ${list('mebibytes')} MiB`)
+  return judge({
+    goal: 'G4: restart at 100 GiB scattered',
+    product: 'seconds',
+    peer: '1 s',
+    ratios: opened.map(({ seconds }) => seconds),
+    target: { atMost: 2 },
+  })
 }
 
 async function measure(server: NbdServerProcess, figures: Figures | undefined): Promise<void> {

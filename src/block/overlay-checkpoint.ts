@@ -141,11 +141,10 @@ export class MapKeeper {
       if (disk.locations[index]! >= F.FIRST_SLOT) clearBit(used, disk.locations[index]! - F.FIRST_SLOT)
     const freedPages = space.takeFreedPages()
     const disks = store.disks.map(disk => imageOf(disk, locations.get(disk)!))
-    const places = disks.map(({ indexes }) => new Map(Array.from(indexes, (page, n) => [page, n])))
     const saved = changed.map(({ disk, index, page }, n) => {
       page.sealed = true
       const location = slots[n]! + F.FIRST_SLOT
-      const place = places[disk.index]!.get(index)!
+      const place = placeOf(disks[disk.index]!.indexes, index)
       return { disk, index, page, words: page.words, former: disk.locations[index]!, location, place }
     })
     store.journals.push(next)
@@ -216,6 +215,17 @@ function imageOf(disk: DiskMap, moved: ReadonlyMap<number, number>): F.MapDisk {
     checks: Uint32Array.from(pages, page => disk.checks[page]!),
     bits,
   }
+}
+
+/** Where a number stands among others that ascend. */
+function placeOf(indexes: Uint32Array, index: number): number {
+  let [low, high] = [0, indexes.length - 1]
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if (indexes[middle]! < index) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 const slotsOf = (runs: readonly SlotRun[]): number[] =>

@@ -172,12 +172,9 @@ export class DiskMap {
     this.locations[index] = location
     this.checks[index] = 0
     this.writtenBlocks -= this.#countIn(index)
-    this.bits.fill(0, index * 64, index * 64 + 64)
-    if (location === ZERO)
-      for (let block = index * PAGE_BLOCKS; block < Math.min(this.blocks, (index + 1) * PAGE_BLOCKS); block++) {
-        this.bits[block >>> 3]! |= 1 << (block & 7)
-        this.writtenBlocks++
-      }
+    // A page of zeros is a whole one: the last page of a disk, if it is none, is changed block by block.
+    this.bits.fill(location === ZERO ? 0xff : 0, index * 64, index * 64 + 64)
+    if (location === ZERO) this.writtenBlocks += PAGE_BLOCKS
     return detached
   }
 

@@ -78,7 +78,7 @@ export class OverlayStore {
     space: SlotSpace,
     disks: readonly DiskMap[],
     share: MapShare,
-    journal: JournalFile,
+    journals: readonly JournalFile[],
     sequence: number,
     clock: Clock,
   ) {
@@ -86,7 +86,7 @@ export class OverlayStore {
     this.space = space
     this.disks = disks
     this.share = share
-    this.journals = [journal]
+    this.journals = [...journals]
     this.sequence = sequence
     this.#clock = clock
   }

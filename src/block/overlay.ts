@@ -8,11 +8,11 @@
  * What it does not know: where the base comes from, who writes, and any wire format.
  */
 
-import { randomUUID } from 'node:crypto'
 import path from 'node:path'
 import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
+import { type Random, systemRandom } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { BlockReader } from './block-device.ts'
 import { createJournal, MapKeeper, type OverlayPlace, writeMap } from './overlay-checkpoint.ts'
@@ -24,7 +24,7 @@ import { DiskMap, type MapShare } from './overlay-map.ts'
 import { journalName, type OverlayRecovery, readJournals, readWhole } from './overlay-recovery.ts'
 import { recoveryOf, replay } from './overlay-replay.ts'
 import { SlotSpace } from './overlay-space.ts'
-import { OverlayStore } from './overlay-store.ts'
+import { type JournalFile, OverlayStore } from './overlay-store.ts'
 
 /** All disks of one session: one owner, one instant. */
 export interface Overlays extends AsyncDisposable {
@@ -42,6 +42,7 @@ export interface OpenOverlays {
   readonly disks: readonly { readonly name: string; readonly base: BlockReader }[]
   readonly files: OverlayFiles
   readonly clock: Clock
+  readonly random?: Random
   /** Of this host since it was started: /proc/sys/kernel/random/boot_id. */
   readonly bootId: string
   /** Bytes that are reserved ahead of the writes. */
@@ -87,21 +88,12 @@ export async function openOverlays(options: OpenOverlays): Promise<Overlays> {
   const read = await readJournals({ ...place, path: name => path.join(folder, name) }, header.journal, header.sequence)
   const space = new SlotSpace(data, stored.used, header.slots, options.reserve ?? limits.overlayReserve)
   await replay(read.records, disks, space, data)
+  const older = await olderJournals(options, header.journal, read.number, stack)
   const journal = await createJournal(place, read.number + 1, read.sequence)
-  const store = new OverlayStore(data, space, disks, share, journal, read.sequence, options.clock)
+  const store = new OverlayStore(data, space, disks, share, [...older, journal], read.sequence, options.clock)
   stack.defer(async () => {
     for (const { file } of store.journals) await file.close()
   })
-  const older = await olderJournals(files, folder, header.journal, read.number)
-  for (const number of older.needless) await files.unlink(path.join(folder, journalName(number))).catch(() => {})
-  for (const number of older.kept.reverse())
-    store.journals.unshift({
-      number,
-      file: await files.open(path.join(folder, journalName(number)), { create: false }),
-      position: 0,
-      reserved: 0,
-      torn: false,
-    })
   const keeper = new MapKeeper(place, store, header.baseLabel, options.clock)
   const owned = stack.move()
   const devices = new Map(
@@ -149,7 +141,14 @@ async function readMap(files: OverlayFiles, folder: string): Promise<F.OverlayMa
 }
 
 /** The map makes it an overlay. The first journal comes behind it, and may be missing after a crash in between. */
-async function create({ files, folder, disks, baseLabel = '', bootId }: OpenOverlays): Promise<F.OverlayMap> {
+async function create({
+  files,
+  folder,
+  disks,
+  baseLabel = '',
+  bootId,
+  random = systemRandom,
+}: OpenOverlays): Promise<F.OverlayMap> {
   const data = await files.open(path.join(folder, 'data'), { create: true })
   try {
     await data.truncate(0)
@@ -158,7 +157,7 @@ async function create({ files, folder, disks, baseLabel = '', bootId }: OpenOver
     await data.close()
   }
   const header: F.MapHeader = {
-    id: randomUUID(),
+    id: Buffer.from(random(16)).toString('hex'),
     baseLabel,
     journal: 1,
     sequence: 0,
@@ -198,10 +197,28 @@ function mustFit({ disks, baseLabel, folder }: OpenOverlays, header: F.MapHeader
     })
 }
 
-async function olderJournals(files: OverlayFiles, folder: string, first: number, last: number) {
+/** The journals that were replayed, until a map makes them needless. What the next one follows is durable before that one is. */
+async function olderJournals(
+  { files, folder }: OpenOverlays,
+  first: number,
+  last: number,
+  stack: AsyncDisposableStack,
+): Promise<JournalFile[]> {
   const numbers = (await files.names(folder))
     .map(name => Number(/^journal-(\d+)$/.exec(name)?.[1]))
     .filter(number => number <= last)
     .sort((a, b) => a - b)
-  return { needless: numbers.filter(number => number < first), kept: numbers.filter(number => number >= first) }
+  const journals: JournalFile[] = []
+  for (const number of numbers) {
+    const name = path.join(folder, journalName(number))
+    if (number < first) {
+      await files.unlink(name).catch(() => {})
+      continue
+    }
+    const file = await files.open(name, { create: false })
+    stack.defer(() => file.close())
+    await file.sync()
+    journals.push({ number, file, position: 0, reserved: 0, torn: false })
+  }
+  return journals
 }

@@ -62,7 +62,7 @@ test('kill -9 under four writers loses nothing that was acknowledged', async t =
     await systemClock.sleep(150 + draw() * 500)
     await served.end('SIGKILL')
     await Promise.all(writing)
-    for (const client of clients) await client[Symbol.asyncDispose]().catch(() => {})
+    await Promise.allSettled(clients.map(client => client[Symbol.asyncDispose]()))
 
     await using again = await OverlayExport.start(image, socket)
     assert.doesNotMatch(again.stderr, /lost/)

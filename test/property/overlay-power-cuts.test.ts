@@ -5,11 +5,12 @@ import { powerCuts } from './overlay-power-cuts.ts'
 const FIRST = Number(process.env.SEED ?? 1)
 
 test('what was flushed is there after a power cut, what was acknowledged after a kill; every block is whole', async t => {
-  const { durable, lost, invented, cuts, kills, flushes } = await powerCuts(FIRST, Number(process.env.STORIES ?? 15), 6)
+  const result = await powerCuts(FIRST, Number(process.env.STORIES ?? 15), 6)
+  const { durable, lost, invented, cuts, kills, flushes, settlesBegun, settled } = result
   t.diagnostic(
-    `stories from ${FIRST}: ${cuts} power cuts, ${kills} kills, ${flushes} flushes; ${durable} durable sectors, lost ${lost}, invented ${invented}`,
+    `stories from ${FIRST}: ${cuts} power cuts, ${kills} kills, ${flushes} flushes, ${settled} of ${settlesBegun} settles ended; ${durable} durable sectors, lost ${lost}, invented ${invented}`,
   )
-  assert.ok(cuts > 0 && kills > 0 && flushes > 0)
+  assert.ok(cuts > 0 && kills > 0 && flushes > 0 && settlesBegun > settled && settled > 0)
   assert.deepEqual({ lost, invented }, { lost: 0, invented: 0 })
 })
 

@@ -1,6 +1,6 @@
 /** Four writers on an overlay until the power goes or the process is killed, and what is there afterwards. */
 import { memoryDevice } from '../../src/block/memory.ts'
-import { openOverlays } from '../../src/block/overlay.ts'
+import { type Overlays, openOverlays, overlayBaseLabel } from '../../src/block/overlay.ts'
 import type { OverlayDisk } from '../../src/block/overlay-disk.ts'
 import { systemClock } from '../../src/core/clock.ts'
 import { drawing, PowerCutFiles } from '../doubles/power-cut-files.ts'
@@ -19,6 +19,8 @@ export interface CutResult {
   cuts: number
   kills: number
   flushes: number
+  settlesBegun: number
+  settled: number
 }
 
 /** What was written to one block, oldest first: 0 is what lay below. */
@@ -42,15 +44,26 @@ export async function powerCutStory(
 ): Promise<CutResult> {
   const draw = drawing(seed)
   const host = new PowerCutFiles(draw)
-  const result: CutResult = { durable: 0, lost: 0, invented: 0, cuts: 0, kills: 0, flushes: 0 }
+  const result: CutResult = {
+    durable: 0,
+    lost: 0,
+    invented: 0,
+    cuts: 0,
+    kills: 0,
+    flushes: 0,
+    settlesBegun: 0,
+    settled: 0,
+  }
   const blocks: Written[] = Array.from({ length: BLOCKS }, () => ({ versions: [0], acknowledged: 0, durable: 0 }))
   let version = 1
   let boot = 1
-  const base = memoryDevice(Buffer.alloc(BLOCKS * BLOCK))
+  /** What may lie below, by label: after each settle it is what the freeze showed. */
+  const bases = new Map([['', Buffer.alloc(BLOCKS * BLOCK)]])
   for (let life = 0; life < lives; life++) {
+    const label = (await overlayBaseLabel(host.files(), '/o')) ?? ''
     const overlays = await openOverlays({
       folder: '/o',
-      disks: [{ name: 'disk', base }],
+      disks: [{ name: 'disk', base: memoryDevice(bases.get(label)!) }],
       files: host.files(),
       clock: systemClock,
       bootId: `boot ${boot}`,
@@ -64,8 +77,9 @@ export async function powerCutStory(
     // The end comes at any turn of the work.
     for (let turns = 5 + Math.floor(draw() * 60); turns > 0; turns--)
       await (draw() < 0.2 ? new Promise(resolve => setImmediate(resolve)) : Promise.resolve())
-    if (draw() < 0.15) void overlays.freeze().catch(() => {})
-    for (let turns = Math.floor(draw() * 4); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
+    const settles = draw() < 0.3
+    if (settles) void settle(overlays).catch(() => {})
+    for (let turns = Math.floor(draw() * (settles ? 40 : 4)); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
     alive = false
     host.faults.forgetsSyncs = false
     void writers
@@ -77,6 +91,18 @@ export async function powerCutStory(
     } else {
       host.kill()
       result.kills++
+    }
+
+    async function settle(overlays: Overlays): Promise<void> {
+      const frozen = await overlays.freeze()
+      const { image } = frozen.disk('disk')
+      const bytes = Buffer.alloc(BLOCKS * BLOCK)
+      await image.readInto(bytes, 0)
+      const next = `base ${seed} ${life}`
+      bases.set(next, bytes)
+      result.settlesBegun++
+      await frozen.settle(() => memoryDevice(bytes), { label: next })
+      result.settled++
     }
 
     async function write(disk: OverlayDisk, connection: number): Promise<void> {
@@ -137,6 +163,8 @@ async function look(device: OverlayDisk, blocks: Written[], result: CutResult): 
   }
 }
 
+const KEYS = ['durable', 'lost', 'invented', 'cuts', 'kills', 'flushes', 'settlesBegun', 'settled'] as const
+
 /** Many stories in turn. */
 export async function powerCuts(
   first: number,
@@ -144,12 +172,21 @@ export async function powerCuts(
   lives: number,
   faults: () => PowerCutFiles['faults'] = () => ({}),
 ): Promise<CutResult> {
-  const total: CutResult = { durable: 0, lost: 0, invented: 0, cuts: 0, kills: 0, flushes: 0 }
+  const total: CutResult = {
+    durable: 0,
+    lost: 0,
+    invented: 0,
+    cuts: 0,
+    kills: 0,
+    flushes: 0,
+    settlesBegun: 0,
+    settled: 0,
+  }
   for (let seed = first; seed < first + stories; seed++) {
     const result = await powerCutStory(seed, lives, faults()).catch(cause => {
       throw new Error(`story ${seed}: ${cause.message}`, { cause })
     })
-    for (const key of ['durable', 'lost', 'invented', 'cuts', 'kills', 'flushes'] as const) total[key] += result[key]
+    for (const key of KEYS) total[key] += result[key]
     if (result.lost + result.invented > 0 && Object.keys(faults()).length === 0)
       throw new Error(`story ${seed}: lost ${result.lost}, invented ${result.invented}`)
   }
