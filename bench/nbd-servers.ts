@@ -87,7 +87,10 @@ export async function start(
       return (Number(fields[11]) + Number(fields[12])) / 100
     },
     async peakMiB() {
-      return Number(/VmHWM:\s+(\d+)/.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) / 1024
+      const peak = /VmHWM:\s+(\d+)/.exec(await readFile(`/proc/${pid}/status`, 'utf8').catch(() => ''))?.[1]
+      // A process that has ended has no memory to tell of.
+      if (peak === undefined) throw new Error(`${name} has ended: ${child.signalCode ?? child.exitCode ?? 'just now'}`)
+      return Number(peak) / 1024
     },
     [Symbol.asyncDispose]: () => stop(child),
   }

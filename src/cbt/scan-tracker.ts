@@ -23,6 +23,7 @@ export class ScanningReader implements BlockReader {
   readonly digests: Uint8Array
   readonly secret: Uint8Array
   readonly #inner: BlockReader
+  /** A bit for each block. */
   readonly #seen: Uint8Array
   readonly #hash: XXHash128
   readonly #ofZeros: Buffer
@@ -34,7 +35,7 @@ export class ScanningReader implements BlockReader {
     this.size = inner.size
     this.blockSize = inner.blockSize
     this.digests = new Uint8Array(blockCount(inner.size) * DIGEST_BYTES)
-    this.#seen = new Uint8Array(blockCount(inner.size))
+    this.#seen = new Uint8Array(Math.ceil(blockCount(inner.size) / 8))
     this.#hash = new xxhash.XXHash128(Buffer.from(secret))
     this.#ofZeros = this.#digest(Buffer.alloc(SCAN_BLOCK))
   }
@@ -92,7 +93,7 @@ export class ScanningReader implements BlockReader {
     for (const range of ranges) {
       let offset = range.offset
       for (let at = range.offset; at < rangeEnd(range); at += SCAN_BLOCK) {
-        if (this.#seen[at / SCAN_BLOCK]) {
+        if (this.#isSeen(at / SCAN_BLOCK)) {
           if (at > offset) yield { offset, length: at - offset }
           offset = at + SCAN_BLOCK
         } else if (at + SCAN_BLOCK - offset >= SCAN_READ) {
@@ -108,16 +109,20 @@ export class ScanningReader implements BlockReader {
   /** What was not read lies in holes. Digests of whole blocks of zeros are zeros, which they are already. */
   #rememberHoles(): void {
     const whole = Math.floor(this.size / SCAN_BLOCK)
-    if (whole < this.#seen.length && !this.#seen[whole]) this.#remember(whole, Buffer.alloc(this.size % SCAN_BLOCK))
-    this.#seen.fill(1)
+    if (this.size % SCAN_BLOCK > 0 && !this.#isSeen(whole)) this.#remember(whole, Buffer.alloc(this.size % SCAN_BLOCK))
+    this.#seen.fill(0xff)
   }
 
   #remember(block: number, bytes: Buffer): void {
     const digest = this.#digest(bytes)
     // Written only where it differs, so that pages of digests that describe zeros never get memory.
     if (!digest.equals(this.#ofZeros)) this.digests.set(digest, block * DIGEST_BYTES)
-    else if (this.#seen[block]) this.digests.fill(0, block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES)
-    this.#seen[block] = 1
+    else if (this.#isSeen(block)) this.digests.fill(0, block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES)
+    this.#seen[block >>> 3]! |= 1 << (block & 7)
+  }
+
+  #isSeen(block: number): boolean {
+    return ((this.#seen[block >>> 3]! >> (block & 7)) & 1) === 1
   }
 
   #digest(bytes: Buffer): Buffer {
