@@ -331,7 +331,7 @@ export const limits = {
   /** Chunks located at once for extents: a level of leaves, not a disk. */
   extentsChunksAtOnce: 4096,
 
-  /** Plain bytes of a restore in memory: batches x bytes. Four batches keep 16 GETs of 1 MiB busy at 2.6:1. */
+  /** A restore asks for batches x bytes at once and holds them as they are stored; as plain bytes only where it compares with what is there. Four keep 16 GETs of 1 MiB busy at 2.6:1. */
   restoreBatchBytes: 16 * MiB,
   restoreBatchesInFlight: 4,
   /** A session file describes some hundred disks at most. */
