@@ -165,7 +165,7 @@ test('a store that refuses or never answers keeps nobody', async () => {
 test('the next session of a VM reads ahead what the first one touched, and its reads do not wait', async () => {
   const fixture = await repositoryFixture()
   const { control } = fixture.repository.reading
-  const count = 2048
+  const count = 512
   const disk = (seed: string) => [
     { name: 'vda', size: count * CHUNK, writes: [[0, noise(seed, count * CHUNK)] as const] },
   ]
@@ -176,7 +176,7 @@ test('the next session of a VM reads ahead what the first one touched, and its r
       putTrace(control, points[0]!.vm, trace, { now: new Date(), random: systemRandom, ...options }),
   }
   // Far apart and in no order: what read-ahead cannot foresee.
-  const places = Array.from({ length: 150 }, (_, i) => (i * 1237) % count)
+  const places = Array.from({ length: 100 }, (_, i) => (i * 213) % count)
   const waits: number[] = []
   for (const [i, point] of points.entries()) {
     const socket = path.join(folder, `${i}.sock`)
