@@ -1,0 +1,124 @@
+/** A guest whose overlay runs out of space: paused by the watch, or stopped by QEMU, it goes on and has lost nothing. */
+import assert from 'node:assert/strict'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ChunkCache } from '../../src/cache/chunk-cache.ts'
+import { systemClock } from '../../src/core/clock.ts'
+import { systemRandom } from '../../src/core/random.ts'
+import { bootPoint, type RunningBoot } from '../../src/recovery/boot.ts'
+import { smallDisk } from '../doubles/command-line.ts'
+import { testExporter } from '../doubles/nbd-exporter.ts'
+import { repositoryFixture } from '../doubles/repository-fixture.ts'
+import { connectConsole, type GuestConsole } from '../guest/console.ts'
+import { tinyImage } from '../guest/tiny-image.ts'
+
+const CHUNK = 64 * 1024
+const MiB = 1 << 20
+const skip = process.getuid?.() !== 0 && 'a small disk of its own needs root'
+
+const statusOf = async ({ live }: RunningBoot): Promise<unknown> => {
+  const answer = await live.qmp?.execute('query-status')
+  return typeof answer === 'object' && answer !== null && 'status' in answer ? answer.status : undefined
+}
+
+async function until(boot: RunningBoot, ...wanted: readonly string[]): Promise<void> {
+  while (!wanted.includes(String(await statusOf(boot)))) await sleep(100)
+}
+
+/** Writes until it is told that it is done; the guest stands meanwhile, so that the answer waits. */
+const write = (guest: GuestConsole, file: string) =>
+  guest.must(
+    `cd /var; dd if=/dev/urandom of=${file} bs=64k count=128 2>/dev/null; sync; sha256sum ${file} > ${file}.sum; sync`,
+    { timeoutMs: 240_000 },
+  )
+
+const check = (guest: GuestConsole) =>
+  guest.must(
+    "echo 3 > /proc/sys/vm/drop_caches; cd /var; cat *.sum | sha256sum -c -s && (dmesg | grep -ci 'i/o error' || true)",
+  )
+
+test('a guest without space for its writes is paused and goes on; so does one that QEMU has stopped on a full disk', {
+  skip,
+}, async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'lb-space-'))
+  const disk = smallDisk(folder, 96 * MiB)
+  assert.ok(disk)
+  try {
+    const image = await tinyImage()
+    const bytes = new Uint8Array(await readFile(image.disk))
+    const fixture = await repositoryFixture({ chunkSize: CHUNK })
+    const writes: [number, Uint8Array][] = []
+    for (let at = 0; at < bytes.length; at += CHUNK) writes.push([at, bytes.subarray(at, at + CHUNK)])
+    const point = await fixture.writePoint({ vm: 'tiny', disks: [{ name: 'vda', size: bytes.length, writes }] })
+    const told: string[] = []
+    const boot = (more: object) =>
+      bootPoint({
+        stateDir: path.join(folder, 's'),
+        runDir: path.join(folder, 'r'),
+        clock: systemClock,
+        random: systemRandom,
+        repository: fixture.repository,
+        point,
+        session: 'one',
+        exporter: testExporter,
+        cache: new ChunkCache({ maxBytes: 64 * MiB }),
+        tell: message => told.push(message),
+        ...more,
+      })
+    const machine = {
+      memoryBytes: 256 * MiB,
+      accelerator: 'tcg',
+      kernel: image.direct.kernel,
+      append: image.direct.append,
+      extra: ['-initrd', image.direct.initrd, '-no-reboot'],
+    }
+    const filler = path.join(folder, 'filler')
+    {
+      await using running = await boot({ ...machine, reserveBytes: 16 * MiB })
+      using guest = await connectConsole(running.serial)
+      await guest.waitForPrompt(image.bootTimeoutMs * 2)
+      await writeFile(filler, Buffer.alloc(68 * MiB))
+      const written = write(guest, 'one')
+      await until(running, 'paused')
+      assert.equal(running.live.state().pausedFor, 'space')
+      await sleep(3000)
+      assert.equal(await statusOf(running), 'paused')
+      await rm(filler)
+      await written
+      assert.equal((await check(guest)).trim(), '0')
+      assert.match(told.join('\n'), /the guest is paused.*\n.*goes on/)
+    }
+    told.length = 0
+    // No machine is named: that of the first start is taken.
+    await using running = await boot({ resume: true, reserveBytes: 0 })
+    using guest = await connectConsole(running.serial)
+    await guest.waitForPrompt(image.bootTimeoutMs * 2)
+    let free = 0
+    // All of it, but for what a few more clusters of the overlay take.
+    for (let size = 90 * MiB; free === 0 && size > 0; size -= MiB)
+      free = await writeFile(filler, Buffer.alloc(size)).then(
+        () => size,
+        () => 0,
+      )
+    let done = false
+    // Blocks that the overlay has not seen before.
+    const written = write(guest, 'two').finally(() => {
+      done = true
+    })
+    while (!told.some(message => /I\/O error/.test(message))) {
+      assert.ok(!done, 'the disk never filled')
+      await sleep(100)
+    }
+    process.stdout.write(`# filler of ${free / MiB} MiB: ${told.join('; ')}\n`)
+    await sleep(2000)
+    await rm(filler)
+    await written
+    assert.equal((await check(guest)).trim(), '0')
+  } finally {
+    await disk[Symbol.asyncDispose]()
+    await rm(folder, { recursive: true, force: true })
+  }
+})
