@@ -1,6 +1,6 @@
 /**
  * The mark of a collection over repositories of 1 and 10 TiB with 30 points, whose tree nodes a generator makes up: memory and
- * time against the size. The shipped mark reads them; that they do not come out of a store leaves out requests and decryption.
+ * CPU against the size. The shipped mark reads them; that they do not come out of a store leaves out requests and decryption.
  */
 import { createHash } from 'node:crypto'
 import { type DomainId, domainId, leaseId, type PackId, packId, pointId, unhex } from '../src/core/ids.ts'
@@ -37,7 +37,7 @@ export const goal: Goal = {
     for (const figures of [small, large])
       say(
         `${figures.tib} TiB x ${POINTS}: ${figures.packs} packs, ${figures.nodes} nodes, ` +
-          `${(figures.tableBytes / MiB).toFixed(0)} MiB of table, ${figures.seconds.toFixed(1)} s`,
+          `${(figures.tableBytes / MiB).toFixed(0)} MiB of table, ${figures.seconds.toFixed(1)} CPU-s`,
       )
     const perTiB = (large.tableBytes - small.tableBytes) / 9
     const rssPerTiB = Math.max(0, large.peakBytes - small.peakBytes) / 9
@@ -49,7 +49,7 @@ export const goal: Goal = {
     return [
       row('table at 100 TiB x 30', '1 GiB', at100 / GiB, 1),
       row('resident memory at 100 TiB x 30', '1 GiB', rssAt100 / GiB, 1),
-      row('time for 10 TiB', '10 x 1 TiB', large.seconds / (10 * small.seconds), 1.3),
+      row('CPU for 10 TiB', '10 x 1 TiB', large.seconds / (10 * small.seconds), 1.3),
     ]
   },
 }
@@ -59,7 +59,7 @@ async function mark(tib: number) {
   const generator = generated()
   const marked = new Mark(table, generator)
   let peakBytes = 0
-  const started = performance.now()
+  const started = process.cpuUsage()
   for (let vm = 0; vm < tib; vm++) {
     listPacks(table, vm)
     for (let point = 0; point < POINTS; point++) {
@@ -67,7 +67,9 @@ async function mark(tib: number) {
       peakBytes = Math.max(peakBytes, process.memoryUsage.rss())
     }
   }
-  const seconds = (performance.now() - started) / 1000
+  // Not the wall clock, which says more about who else was at work.
+  const { user, system } = process.cpuUsage(started)
+  const seconds = (user + system) / 1e6
   return { tib, seconds, packs: table.count, nodes: marked.nodes, tableBytes: table.memoryBytes, peakBytes }
 }
 
