@@ -20,6 +20,8 @@ export type Answer = (
   request: RequestHeader,
   later: (bytes: Uint8Array) => void,
   replies: Replies,
+  /** Closes the connection behind what is returned. */
+  hangUp: () => void,
 ) => readonly Uint8Array[]
 
 const ack = (option: number) => O.encodeOptionReply(option, C.NBD_REP_ACK)
@@ -75,7 +77,13 @@ export async function brokenNbdServer(path: string, answer: Answer, handshake: H
         if (input.length < size + payload) return
         input = input.subarray(size + payload)
         if (request.type === C.NBD_CMD_DISC) continue
-        for (const bytes of answer(request, later => socket.write(later), new Replies(mode))) socket.write(bytes)
+        let last = false
+        const hangUp = () => {
+          last = true
+        }
+        for (const bytes of answer(request, later => socket.write(later), new Replies(mode), hangUp))
+          socket.write(bytes)
+        if (last) socket.end()
       }
     })
   })

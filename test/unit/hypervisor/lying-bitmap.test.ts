@@ -153,10 +153,10 @@ test('over the wire: every lie is read around, or fails the capture; there is no
       // What has no 64 bits cannot hide anything in them.
       const outcomeDue = name.startsWith('dirty in') && headers === 'structured' ? 'incremental' : due
       let fired = handshake !== undefined
-      const replying: Answer = (r, _later, s) => {
+      const replying: Answer = (r, _later, s, hangUp) => {
         if (r.type !== C.NBD_CMD_BLOCK_STATUS) return [s.data(r, r.offset, now.subarray(r.offset, r.offset + r.length))]
         fired = true
-        if (cutsOff) setTimeout(() => server[Symbol.asyncDispose](), 2)
+        if (cutsOff) hangUp()
         return status(r, s)
       }
       const socket = join(folder, `${++sockets}.sock`)
@@ -176,7 +176,7 @@ test('over the wire: every lie is read around, or fails the capture; there is no
       })
       const outcome = await increment(client)
       await client[Symbol.asyncDispose]()
-      if (!cutsOff) await server[Symbol.asyncDispose]()
+      await server[Symbol.asyncDispose]()
       assert.ok(fired, name)
       injected++
       if (outcome === 'SILENT HOLE') holes.push(name)

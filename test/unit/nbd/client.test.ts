@@ -116,7 +116,7 @@ test('reads: an error chunk anywhere fails that call alone, whatever data came w
   for (const [name, answer] of Object.entries(cases)) {
     let count = 0
     await using server = await broken((r, later) =>
-      count++ === 0 ? answer(r, later, replies) : [data(r, r.offset, r.length)],
+      count++ === 0 ? answer(r, later, replies, () => {}) : [data(r, r.offset, r.length)],
     )
     await using client = await connect(server.path)
     const failure = (error: unknown) => isLifeboatError(error, 'nbd-io') && error.details.errno === C.NBD_EIO
