@@ -72,6 +72,7 @@ export const bootCommand = verb<Flags>({
       traces: flags.trace ? opened.traces(point.vm) : undefined,
       figures: opened.figures,
       ...sessionPlace(invocation),
+      environment: surroundings.environment,
       tell: message => output.warning(message),
       commands: commandsOf(invocation),
       reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),

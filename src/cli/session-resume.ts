@@ -31,6 +31,7 @@ export async function resumeSession(asked: Invocation, name: string, flags: Resu
     cache: opened.cache,
     traces: opened.traces(state.point.vm),
     figures: opened.figures,
+    environment: surroundings.environment,
     tell: message => output.warning(message),
     commands: commandsOf(invocation),
     reserveBytes: flags.reserve === undefined ? undefined : parseBytes(flags.reserve, '--reserve'),

@@ -28,7 +28,6 @@ export type ErrorCode =
   | 'session-damaged'
   | 'session-newer'
   | 'overlay-damaged'
-  | 'overlay-damaged'
   | 'output-failed'
   | 'tool-failed'
   | 'file-failed'

@@ -69,6 +69,8 @@ export interface BootRequest extends AbortOptions, SessionPlace {
   readonly append?: string
   readonly extra?: readonly string[]
   readonly program?: string
+  /** Of this process: QEMU gets it without our keys and credentials. */
+  readonly environment?: Readonly<Record<string, string | undefined>>
   /** A guest that reads nothing for so long (a kernel given by hand may never) is reported without its first read. */
   readonly firstReadTimeoutMs?: number
 }
@@ -216,8 +218,9 @@ class Boot {
   }
 
   #guestRequest({ program, arguments: words }: NonNullable<SessionState['qemu']>) {
-    const { clock, signal, firstReadTimeoutMs } = this.#request
+    const { clock, signal, environment, firstReadTimeoutMs } = this.#request
     return {
+      environment,
       program,
       arguments: words,
       socket: this.#session.socketPath('control'),

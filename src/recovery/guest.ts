@@ -15,6 +15,7 @@ export interface GuestRequest extends AbortOptions {
   /** QEMU's control socket. */
   readonly socket: string
   readonly log: string
+  readonly environment?: Readonly<Record<string, string | undefined>>
   readonly clock: Clock
   readonly firstRead: FirstRead
   readonly firstReadTimeoutMs?: number
@@ -31,9 +32,9 @@ export interface Guest {
 
 /** Resolves at the guest's first read. Until then QEMU ends with a failure, or with the signal. */
 export async function startGuest(request: GuestRequest): Promise<Guest> {
-  const { program, arguments: words, log, clock, onStarted, signal } = request
+  const { program, arguments: words, log, environment, clock, onStarted, signal } = request
   signal?.throwIfAborted()
-  const qemu = await startQemu({ program, arguments: words, log, clock })
+  const qemu = await startQemu({ program, arguments: words, log, environment, clock })
   step('qemu started')
   await using stack = new AsyncDisposableStack()
   stack.defer(async () => {

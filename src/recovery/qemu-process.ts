@@ -32,18 +32,28 @@ export interface QemuProcess extends SessionProcess {
   release(): void
 }
 
+type Environment = Readonly<Record<string, string | undefined>>
+
 export interface StartQemu {
   readonly program: string
   readonly arguments: readonly string[]
   /** Takes its stderr, for as long as it lives, whoever owns the session then. That of the last run gets a `.1`. */
   readonly log: string
+  /** Of this process, to be passed on without its secrets. */
+  readonly environment?: Environment
   readonly clock: Clock
 }
 
 const SAID_MAX = 8192
 
 /** Throws 'tool-missing'. That the options are wrong shows in `ended`. */
-export async function startQemu({ program, arguments: words, log, clock }: StartQemu): Promise<QemuProcess> {
+export async function startQemu({
+  program,
+  arguments: words,
+  log,
+  environment,
+  clock,
+}: StartQemu): Promise<QemuProcess> {
   // What the last one said stays, for those who ask why it ended.
   await rename(log, `${log}.1`).catch(() => {})
   await (await open(log, 'w', 0o600)).close()
@@ -52,7 +62,7 @@ export async function startQemu({ program, arguments: words, log, clock }: Start
   const child = spawn(program, [...words], {
     detached: true,
     stdio: ['ignore', 'ignore', stderr.fd],
-    env: withoutOurs(process.env),
+    ...(environment && { env: withoutOurs(environment) }),
   })
   const exit = once(child, 'exit')
   try {
@@ -76,7 +86,7 @@ export async function startQemu({ program, arguments: words, log, clock }: Start
 }
 
 /** QEMU may live for months: it gets no key, no credentials of a store, and no socket that systemd passed to us. */
-const withoutOurs = (environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv =>
+const withoutOurs = (environment: Environment): Environment =>
   Object.fromEntries(
     Object.entries(environment).filter(([name]) => !/^(LIFEBOAT_|AWS_|LISTEN_|NOTIFY_SOCKET$)/.test(name)),
   )

@@ -81,9 +81,8 @@ test('stop ends it in order; what it said about bad options is kept, and its log
   assert.match(wrong.said, /nonsense/)
   assert.equal((await stat(log)).mode & 0o777, 0o600)
 
-  process.env.LIFEBOAT_PASSPHRASE = 'secret'
-  process.env.LISTEN_FDS = '1'
-  const named = await startQemu({ program: 'sh', arguments: ['-c', 'env >&2'], log, clock })
+  const environment = { PATH: process.env.PATH, LIFEBOAT_PASSPHRASE: 'secret', LISTEN_FDS: '1' }
+  const named = await startQemu({ program: 'sh', arguments: ['-c', 'env >&2'], log, environment, clock })
   assert.doesNotMatch((await named.ended).said, /secret|LISTEN/)
   assert.match((await named.ended).said, /^PATH=/m)
   assert.match(await readFile(`${log}.1`, 'utf8'), /nonsense/)
