@@ -13,7 +13,7 @@ import { checkRegisters, choices, observedFlushes, type RegisterReport } from '.
 
 export const SECTORS = 1024
 const MODES = ['simple', 'structured', 'extended'] as const
-const KINDS = ['memory', 'slow memory', 'file'] as const
+const KINDS = ['memory', 'slow memory', 'file', 'overlay'] as const
 
 export interface RegisterRun {
   readonly kind: (typeof KINDS)[number]
@@ -50,7 +50,7 @@ const checked = (run: RegisterRun): Promise<RegisterReport> =>
     worker.once('exit', code => reject(new Error(`the thread ended with ${code}`)))
   })
 
-/** Over memory, memory whose requests end in any order, and a file; `operations` in all. */
+/** Over memory, memory whose requests end in any order, a file, and the overlay of a writable export; `operations` in all. */
 export function registerTests(operations: number): void {
   const seed = Number(process.env.LIFEBOAT_TEST_SEED ?? 20261122)
   for (const kind of KINDS)
