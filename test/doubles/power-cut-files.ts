@@ -5,6 +5,7 @@
 
 import type { BlockBatch, OverlayFile, OverlayFiles } from '../../src/block/overlay-files.ts'
 import { blockCheck, overlayDamaged, sum64 } from '../../src/block/overlay-format.ts'
+import { type Clock, systemClock } from '../../src/core/clock.ts'
 
 const SECTOR = 512
 
@@ -18,6 +19,18 @@ export function drawing(seed: number): Draw {
     let mixed = Math.imul(state ^ (state >>> 15), state | 1)
     mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/** A clock that only the seed drives: now and then a call takes as long as on a disk that makes writers wait. */
+export function drawnClock(draw: Draw): Clock {
+  let ms = 0
+  return {
+    ...systemClock,
+    monotonicMs: () => {
+      ms += draw() < 0.02 ? 20 : 1
+      return ms
+    },
   }
 }
 

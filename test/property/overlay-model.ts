@@ -3,14 +3,13 @@ import assert from 'node:assert/strict'
 import type { BlockReader } from '../../src/block/block-device.ts'
 import { memoryDevice } from '../../src/block/memory.ts'
 import { type Overlays, openOverlays } from '../../src/block/overlay.ts'
-import { systemClock } from '../../src/core/clock.ts'
 import { alignRanges, type Range } from '../../src/core/range.ts'
-import { drawing, PowerCutFiles } from '../doubles/power-cut-files.ts'
+import { drawing, drawnClock, PowerCutFiles } from '../doubles/power-cut-files.ts'
 
 const BLOCK = 4096
-const SIZES = [5 * BLOCK, 700 * BLOCK + 1234, 1600 * BLOCK]
+const SIZES = [5 * BLOCK, 560 * BLOCK + 1234, 1100 * BLOCK]
 
-const ZEROS = Buffer.alloc(1600 * BLOCK)
+const ZEROS = Buffer.alloc(1100 * BLOCK)
 
 interface ModelDisk {
   readonly name: string
@@ -42,7 +41,7 @@ export async function overlayModel(seed: number, steps: number): Promise<Record<
       folder: '/o',
       disks: disks.map(({ name, base }) => ({ name, base: below(base) })),
       files: host.files(),
-      clock: systemClock,
+      clock: drawnClock(draw),
       bootId: `boot ${boot}`,
       reserve: 1 << 20,
       baseLabel: label,

@@ -2,8 +2,7 @@
 import { memoryDevice } from '../../src/block/memory.ts'
 import { type Overlays, openOverlays, overlayBaseLabel } from '../../src/block/overlay.ts'
 import type { OverlayDisk } from '../../src/block/overlay-disk.ts'
-import { systemClock } from '../../src/core/clock.ts'
-import { drawing, PowerCutFiles } from '../doubles/power-cut-files.ts'
+import { drawing, drawnClock, PowerCutFiles } from '../doubles/power-cut-files.ts'
 
 const BLOCK = 4096
 const BLOCKS = 64
@@ -65,7 +64,7 @@ export async function powerCutStory(
       folder: '/o',
       disks: [{ name: 'disk', base: memoryDevice(bases.get(label)!) }],
       files: host.files(),
-      clock: systemClock,
+      clock: drawnClock(draw),
       bootId: `boot ${boot}`,
       reserve: 1 << 18,
     })
@@ -79,7 +78,8 @@ export async function powerCutStory(
       await (draw() < 0.2 ? new Promise(resolve => setImmediate(resolve)) : Promise.resolve())
     const settles = draw() < 0.3
     if (settles) void settle(overlays).catch(() => {})
-    for (let turns = Math.floor(draw() * (settles ? 40 : 4)); turns > 0; turns--) await new Promise(resolve => setImmediate(resolve))
+    for (let turns = Math.floor(draw() * (settles ? 40 : 4)); turns > 0; turns--)
+      await new Promise(resolve => setImmediate(resolve))
     alive = false
     host.faults.forgetsSyncs = false
     void writers

@@ -1,7 +1,7 @@
 import { test } from 'node:test'
 import { overlayModel } from './overlay-model.ts'
 
-const SEEDS = Number(process.env.SEEDS ?? 100)
+const SEEDS = Number(process.env.SEEDS ?? 150)
 const FIRST = Number(process.env.SEED ?? 1)
 
 test('an overlay and a plain array hold the same, through freezes, settles, kills and power cuts', async t => {
