@@ -37,6 +37,7 @@ export function filesystemStore(path: string, options: FilesystemOptions = {}): 
   const { files = nodeFiles, random = systemRandom, clock = systemClock, pageNames = limits.folderPageNames } = options
   const root = resolve(path)
   const tree = new FolderTree(root, files, options.create ?? false)
+  const closings = new Set<Promise<void>>()
 
   /** An absent object is only believed after a look at the root: with the disk unmounted everything is absent. */
   async function attempt<T>(key: string, work: () => Promise<T>): Promise<T> {
@@ -53,15 +54,38 @@ export function filesystemStore(path: string, options: FilesystemOptions = {}): 
     checkRange(range)
     signal?.throwIfAborted()
     return attempt(key, async () => {
-      await using file = closing(await files.openForReading(tree.pathOf(key)))
-      const { kind, size } = await file.status()
-      if (kind !== 'file') throw notFound(tree.pathOf(key), key)
-      const { offset, length } = clipRange(key, size, range)
-      const bytes = uninitialised(length)
-      signal?.throwIfAborted()
-      if (length > 0 && (await file.readAt(bytes, offset)) < length) throw truncated(key)
-      return bytes
+      const file = await files.openForReading(tree.pathOf(key))
+      try {
+        return await readRange(file, key, range, signal)
+      } finally {
+        closeBehind(file)
+      }
     })
+  }
+
+  async function readRange(file: OpenFile, key: string, range: Range | undefined, signal: AbortSignal | undefined) {
+    const isSmall = range !== undefined && range.length > 0 && range.length <= limits.getBytesMax
+    // Read while it is asked how long the file is: every hand-over to a thread is time for a guest that waits.
+    const early = isSmall ? uninitialised(range.length) : undefined
+    const reading = early && range && file.readAt(early, range.offset)
+    reading?.catch(() => {})
+    const { kind, size } = await file.status()
+    if (kind !== 'file') throw notFound(tree.pathOf(key), key)
+    const { offset, length } = clipRange(key, size, range)
+    signal?.throwIfAborted()
+    const bytes = early ?? uninitialised(length)
+    const read = length === 0 ? 0 : await (reading ?? file.readAt(bytes, offset))
+    if (read < length) throw truncated(key)
+    return bytes.length === length ? bytes : bytes.slice(0, length)
+  }
+
+  /** Nobody who has read waits for it, and no failure of it harms what was read. */
+  function closeBehind(file: OpenFile): void {
+    const closed: Promise<void> = file
+      .close()
+      .catch(() => {})
+      .finally(() => closings.delete(closed))
+    closings.add(closed)
   }
 
   async function head(key: string, { signal }: AbortOptions = {}): Promise<ObjectInfo | undefined> {
@@ -222,7 +246,9 @@ export function filesystemStore(path: string, options: FilesystemOptions = {}): 
     delete: remove,
     now,
     probe: async () => ({ versioning: false, objectLock: false }),
-    [Symbol.asyncDispose]: async () => {},
+    [Symbol.asyncDispose]: async () => {
+      await Promise.all(closings)
+    },
   }
   return store
 }
