@@ -60,7 +60,7 @@ export const PACKAGE_GROUPS = {
   },
   rivals: {
     why: 'to compare figures with another backup program',
-    packages: { restic: '/usr/bin/restic' },
+    packages: { restic: '/usr/bin/restic', fuse3: '/usr/bin/fusermount3' },
   },
 }
 
