@@ -177,7 +177,7 @@ function blocksIn(ranges: readonly Range[]): Set<number> {
   return blocks
 }
 
-/** Parts of the same blocks at once: none is lost. */
+/** Parts of blocks and whole ones at once: none is lost, and the later one stands. */
 async function concurrently(
   disks: readonly ModelDisk[],
   overlays: Overlays,
@@ -185,13 +185,15 @@ async function concurrently(
   note: (disk: ModelDisk, range: Range) => void,
 ): Promise<void> {
   const disk = disks[pick(disks.length)]!
-  const first = pick(Math.floor(disk.now.length / 512) - 40)
+  const first = pick(Math.floor(disk.now.length / BLOCK) - 4)
   const work: Promise<void>[] = []
-  for (let n = 0; n < 40; n += 1 + pick(8)) {
-    const offset = (first + n) * 512
-    const bytes = Buffer.alloc(512, 1 + pick(255))
+  for (let n = 0; n < 12; n++) {
+    const block = (first + pick(4)) * BLOCK
+    const whole = pick(3) === 0
+    const offset = whole ? block : block + pick(8) * 512
+    const bytes = Buffer.alloc(whole ? BLOCK : 512, 1 + pick(255))
     bytes.copy(disk.now, offset)
-    note(disk, { offset, length: 512 })
+    note(disk, { offset, length: bytes.length })
     work.push(overlays.disk(disk.name).write(bytes, offset))
   }
   await Promise.all(work)

@@ -88,6 +88,22 @@ test('a flush covers what was acknowledged while another one was under way', asy
   }
 })
 
+test('what a stored map names is not overwritten before the next sync', async () => {
+  for (let seed = 1; seed < 30; seed++) {
+    const host = new PowerCutFiles(drawing(seed))
+    const overlays = await opened(host, 'boot 1', { reserve: 64 * BLOCK })
+    const disk = overlays.disk('disk')
+    await disk.write(block(1), 0)
+    await (await overlays.freeze())[Symbol.asyncDispose]()
+    // Far more than there are free slots, so that each that may be taken again is.
+    for (let n = 0; n < 300; n++) await disk.write(block(2 + (n % 200)), BLOCK * (n % 2))
+    host.cutPower()
+    const bytes = block(0)
+    await (await opened(host, 'boot 2')).disk('disk').readInto(bytes, 0)
+    assert.ok(bytes.equals(block(1)), `seed ${seed}`)
+  }
+})
+
 test('one process owns an overlay; other disks and another base are refused', async () => {
   const host = new PowerCutFiles(drawing(1))
   const overlays = await opened(host, 'boot', { baseLabel: 'point 1' })
