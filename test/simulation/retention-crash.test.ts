@@ -89,7 +89,8 @@ const actions: Readonly<Record<string, Action>> = {
   },
   'policy set': {
     run: context => setPolicy(context, 'vm', { keepDaily: 3 }),
-    check: async context => assert.deepEqual((await listPolicies(context))[0]?.policy, { keepDaily: 3 }),
+    check: async context =>
+      assert.deepEqual((await listPolicies(context))[0]?.policy, { keepDaily: 3, timeZone: 'UTC' }),
     changes: 2,
   },
 }
