@@ -289,7 +289,7 @@ export class RecordReader {
 
 /**
  * Frees what the store gave us as our own memory. V8 would find out with the next full collection, and makes one for about
- * each 64 MiB of such answers: a quarter of what a restore took beyond decoding and writing.
+ * each 64 MiB of such answers: six for a restore of 1 GiB, which are now one or two.
  */
 function giveBack({ buffer, byteLength }: Uint8Array): void {
   if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0)
