@@ -16,8 +16,8 @@ export async function overlaidFile(
   output: Output,
 ): Promise<OverlaidFile> {
   const folder = `${file}.overlay`
-  // A client on another host does not know of a power cut here, and would not repeat what it was told is written.
-  const overlays = await openHere({ folder, disks: [{ name: 'file', base }], durableReplies: 'host' in listen })
+  // A client on another host (and who is at a socket of systemd's?) does not know of a power cut here, and would not repeat what it was told is written.
+  const overlays = await openHere({ folder, disks: [{ name: 'file', base }], durableReplies: !('socket' in listen) })
   const warning = recoveryWarning(overlays.recovery)
   if (warning !== undefined) output.warning(warning)
   output.message(`writes go to ${folder}`)

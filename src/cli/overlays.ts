@@ -8,7 +8,15 @@ import { hostBootId } from '../recovery/accelerator.ts'
 import type { OpenOverlays, OpenOverlaysRequest } from '../recovery/overlays.ts'
 import { formatBytes } from './units.ts'
 
-export const openOverlays: OpenOverlays = request => openHere(request)
+export const openOverlays: OpenOverlays = async request => {
+  const overlays = await openHere(request)
+  return {
+    disk: name => overlays.disk(name),
+    freeze: options => overlays.freeze(options),
+    warning: recoveryWarning(overlays.recovery),
+    [Symbol.asyncDispose]: () => overlays[Symbol.asyncDispose](),
+  }
+}
 
 export const openHere = async (
   { folder, disks, durableReplies }: OpenOverlaysRequest,

@@ -108,6 +108,7 @@ async function sourceOf(
   const { clock, random, overlays } = session
   const state = session.state()
   if (overlays) {
+    if (!session.isServing && overlays.warning !== undefined) warn(overlays.warning)
     const source = overlayHypervisor(session, overlays)
     return {
       hypervisor: source,

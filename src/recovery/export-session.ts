@@ -153,7 +153,10 @@ async function serve(
     session: session.name,
     live,
     uris: exported.uris,
-    warnings: exported.point.pinned ? [] : ['the point could not be pinned: it is safe from gc for its grace only'],
+    warnings: [
+      ...(exported.point.pinned ? [] : ['the point could not be pinned: it is safe from gc for its grace only']),
+      ...(exported.overlays?.warning === undefined ? [] : [exported.overlays.warning]),
+    ],
     figures: () => live.figures(),
     ended,
     stop,

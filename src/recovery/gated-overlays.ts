@@ -90,6 +90,7 @@ export function gatedOverlays(overlays: Overlays, disks: readonly string[]): Gat
   return {
     disk: name => gatedDisk(overlays.disk(name), name, gate),
     freeze: (options): Promise<FrozenOverlays> => overlays.freeze(options),
+    warning: overlays.warning,
     watch: () => gate.watch(disks),
     refuseWrites: reason => gate.refuse(reason),
     acceptWrites: () => gate.accept(),

@@ -13,6 +13,8 @@ export interface Overlays extends AsyncDisposable {
   disk(name: string): OverlayDisk
   /** One instant over all disks: what is written later does not show in its views. Writes go on meanwhile. One at a time. */
   freeze(options?: AbortOptions): Promise<FrozenOverlays>
+  /** What a person has to know of how they were found: that a crash or a loss of power cost writes, and which. */
+  readonly warning?: string | undefined
 }
 
 export interface FrozenOverlays extends AsyncDisposable {

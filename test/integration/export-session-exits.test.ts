@@ -176,6 +176,17 @@ test('a session moves to files while its clients write, which then have to open 
   assert.ok(!existsSync(state.disks[0]!.overlay!.path))
 })
 
+test('what a crash cost the overlays is told when the session goes on', async () => {
+  const { request, connect } = await servedDisks('crashed')
+  const warning = 'the overlay was not closed: 4 KiB are lost'
+  const tellingOverlays: typeof openOverlays = async asked => ({ ...(await openOverlays(asked)), warning })
+  await using session = await exportSession({ ...request, openOverlays: tellingOverlays })
+  await using client = await connect('vda')
+  await client.write(new Uint8Array(100).fill(9), 50)
+  assert.deepEqual(session.warnings, [warning])
+  await session.stop()
+})
+
 test('a move that cannot be made leaves the session to its clients', async () => {
   const { models, request, connect } = await servedDisks('stays')
   await using session = await exportSession(request)
