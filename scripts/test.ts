@@ -40,8 +40,11 @@ const files = globSync('test/**/*.test.ts')
   .filter(path => kind.files.test(path.slice(path.lastIndexOf('/') + 1)))
   .filter(path => filters.length === 0 || filters.some(filter => path.includes(filter)))
 
-// Files that start guests or occupy the machine run one at a time; two processors take two of the others.
-const alone = (path: string): boolean => name !== 'ordinary' || path.startsWith('test/integration/')
+// Files that start guests or occupy the machine run one at a time; two processors take two of the others, which compute. Of the
+// ordinary ones that is all but integration.
+const computes = /^test\/(fuzz|property|simulation)\//
+const alone = (path: string): boolean =>
+  name === 'ordinary' ? path.startsWith('test/integration/') : name === 'soak' || !computes.test(path)
 const count: Count = { passed: 0, failed: 0, skipped: 0 }
 const silent: string[] = []
 const stop = new AbortController()
