@@ -5,7 +5,7 @@ import type { AbortOptions } from '../core/scope.ts'
 import type { BlockDevice, BorrowedViews } from './block-device.ts'
 import { BLOCK } from './overlay-format.ts'
 import type { DiskMap } from './overlay-map.ts'
-import { mapExtents, readMapped } from './overlay-read.ts'
+import { mapExtents, prefetchBelow, readMapped } from './overlay-read.ts'
 import type { OverlayStore } from './overlay-store.ts'
 
 export interface OverlayDisk extends BlockDevice {
@@ -19,6 +19,7 @@ type WriteOptions = { fua?: boolean } & AbortOptions
 export class WritableDisk implements OverlayDisk {
   readonly size: number
   readonly blockSize = BLOCK
+  readonly prefetch: BlockDevice['prefetch']
   readonly #map: DiskMap
   readonly #store: OverlayStore
   readonly #durable: boolean
@@ -27,6 +28,7 @@ export class WritableDisk implements OverlayDisk {
 
   constructor(map: DiskMap, store: OverlayStore, durableReplies: boolean) {
     this.size = map.size
+    this.prefetch = prefetchBelow(map)
     this.#map = map
     this.#store = store
     this.#durable = durableReplies

@@ -1,6 +1,7 @@
 /** Reading through a map: written blocks from their slots, each compared with its check, the rest from below. */
 import { type Extent, type Range, rangeEnd } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { BlockReader } from './block-device.ts'
 import type { OverlayFile } from './overlay-files.ts'
 import { BELOW, BLOCK, FIRST_SLOT, overlayDamaged, PAGE_BLOCKS, ZERO } from './overlay-format.ts'
 import type { DiskMap } from './overlay-map.ts'
@@ -114,6 +115,20 @@ async function readSlots(map: DiskMap, data: OverlayFile, wanted: readonly Wante
 async function loadAll(map: DiskMap, blocks: readonly number[]): Promise<void> {
   const pages = [...new Set(blocks.map(block => Math.floor(block / PAGE_BLOCKS)))]
   while (pages.some(page => map.page(page) === undefined)) await map.load(pages)
+}
+
+/** Has what lies below fetched ahead, where nothing is written above it. Absent where the base cannot. */
+export function prefetchBelow(map: DiskMap): BlockReader['prefetch'] {
+  if (!map.base.prefetch) return undefined
+  return async (range, options) => {
+    const end = rangeEnd(range)
+    for (let at = range.offset; at < end; ) {
+      const block = Math.floor(at / BLOCK)
+      const until = Math.min(end, map.runEnd(block, Math.ceil(end / BLOCK)) * BLOCK)
+      if (!map.isWritten(block)) await map.base.prefetch?.({ offset: at, length: until - at }, options)
+      at = until
+    }
+  }
 }
 
 export async function* mapExtents(map: DiskMap, range: Range, options: AbortOptions): AsyncGenerator<Extent> {

@@ -83,14 +83,28 @@ async function commitSession(session: LiveSession, tools: CommitTools, options: 
     signal,
   })
   // The point exists: from here on nothing is given up.
-  try {
-    await goOnAgainst(session, result.point)
-    await source.settle()
-  } catch (error) {
-    warnings.push(`the session still reads point ${id}, which is as good: ${messageOf(error)}`)
-  }
+  const isOn = await succeeds(
+    () => goOnAgainst(session, result.point),
+    why => warnings.push(`the session still reads point ${id}, which is as good: ${why}`),
+  )
+  // Not before the session reads the new point: what the overlays let go of is read from it.
+  if (isOn)
+    await succeeds(
+      () => source.settle(),
+      why => warnings.push(`the next commit reads again what this one has stored: ${why}`),
+    )
   const { point, consistency, seconds, disks } = result
   return { point, consistency, seconds, disks, warnings }
+}
+
+async function succeeds(work: () => Promise<void>, otherwise: (why: string) => void): Promise<boolean> {
+  try {
+    await work()
+    return true
+  } catch (error) {
+    otherwise(messageOf(error))
+    return false
+  }
 }
 
 interface Source extends AsyncDisposable {

@@ -4,6 +4,7 @@
  */
 import { LifeboatError } from '../core/errors.ts'
 import { mergeRanges, type Range } from '../core/range.ts'
+import type { AbortOptions } from '../core/scope.ts'
 import type { FrozenOverlays, OverlayDisk, Overlays } from './overlays.ts'
 
 export interface WriteWatch {
@@ -105,7 +106,7 @@ function gatedDisk(disk: OverlayDisk, name: string, gate: Gate): OverlayDisk {
     readInto: (target, offset, options) => disk.readInto(target, offset, options),
     borrow: (offset, length) => disk.borrow?.(offset, length),
     extents: (range, options) => disk.extents(range, options),
-    prefetch: async (range, options) => disk.prefetch?.(range, options),
+    ...(disk.prefetch && { prefetch: (range: Range, options?: AbortOptions) => disk.prefetch!(range, options) }),
     written: range => disk.written(range),
     write: (source, offset, options) =>
       gate.run(name, { offset, length: source.length }, () => disk.write(source, offset, options)),
