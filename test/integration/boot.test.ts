@@ -2,10 +2,9 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir } from 'node:fs/promises'
 import path from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { backupVm } from '../../src/backup/backup-vm.ts'
 import { ChunkCache } from '../../src/cache/chunk-cache.ts'
 import { systemClock } from '../../src/core/clock.ts'
@@ -14,30 +13,13 @@ import { qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
 import { type BootRequest, bootPoint } from '../../src/recovery/boot.ts'
 import { discardSession, readSession } from '../../src/recovery/session.ts'
 import { testExporter } from '../doubles/nbd-exporter.ts'
-import { repositoryFixture } from '../doubles/repository-fixture.ts'
+import { sessionPlace } from '../doubles/session-place.ts'
+import { CHUNK, tinyPoint } from '../doubles/tiny-point.ts'
 import { connectConsole } from '../guest/console.ts'
 import { startTimeOf } from '../guest/process-record.ts'
-import { tinyImage } from '../guest/tiny-image.ts'
 
-const CHUNK = 64 * 1024
-const folder = await mkdtemp(path.join(tmpdir(), 'lb-boot-'))
-after(() => rm(folder, { recursive: true, force: true }))
-const place = {
-  stateDir: path.join(folder, 's'),
-  runDir: path.join(folder, 'r'),
-  clock: systemClock,
-  random: systemRandom,
-}
-
-const image = await tinyImage()
-const disk = new Uint8Array(await readFile(image.disk))
-const fixture = await repositoryFixture({ chunkSize: CHUNK })
-const writes: [number, Uint8Array][] = []
-for (let at = 0; at < disk.length; at += CHUNK) {
-  const chunk = disk.subarray(at, at + CHUNK)
-  if (chunk.some(byte => byte !== 0)) writes.push([at, chunk])
-}
-const point = await fixture.writePoint({ vm: 'tiny', disks: [{ name: 'vda', size: disk.length, writes }] })
+const { folder, place } = await sessionPlace()
+const { image, fixture, point, diskBytes, chunkOffsets, machine } = await tinyPoint()
 
 const request = (session: string, more: Partial<BootRequest> = {}): BootRequest => ({
   ...place,
@@ -46,11 +28,7 @@ const request = (session: string, more: Partial<BootRequest> = {}): BootRequest 
   session,
   exporter: testExporter,
   cache: new ChunkCache({ maxBytes: 64 * 1024 * 1024 }),
-  memoryBytes: 256 * 1024 * 1024,
-  accelerator: 'tcg',
-  kernel: image.direct.kernel,
-  append: image.direct.append,
-  extra: ['-initrd', image.direct.initrd, '-no-reboot'],
+  ...machine,
   ...more,
 })
 
@@ -68,8 +46,8 @@ test('a guest runs from its point, is backed up as an increment on it, and goes 
     await console.must('dd if=/dev/urandom of=/var/kept bs=64k count=8 2>/dev/null; sync')
     const { bytesFetched } = boot.figures()
     assert.ok(
-      bytesFetched > 0 && bytesFetched < (writes.length * CHUNK) / 2,
-      `${bytesFetched} of ${writes.length * CHUNK}`,
+      bytesFetched > 0 && bytesFetched < (chunkOffsets.length * CHUNK) / 2,
+      `${bytesFetched} of ${chunkOffsets.length * CHUNK}`,
     )
 
     const hypervisor = qemuHypervisor({ qmp: boot.qmp, clock: systemClock, random: systemRandom, fleecingFreeMin: 0 })
@@ -87,7 +65,7 @@ test('a guest runs from its point, is backed up as an increment on it, and goes 
     assert.equal(result.base, point.id)
     assert.equal(result.disks[0]?.name, 'vda')
     assert.equal(result.disks[0]?.reason, undefined)
-    assert.ok(result.disks[0]!.bytesRead >= 8 * CHUNK && result.disks[0]!.bytesRead < disk.length / 4)
+    assert.ok(result.disks[0]!.bytesRead >= 8 * CHUNK && result.disks[0]!.bytesRead < diskBytes / 4)
     await boot.stop()
     assert.equal(startTimeOf(boot.pid), '')
     assert.ok(!existsSync(path.join(place.stateDir, 'sessions/one/nbd.sock')), 'the server removed its socket')
@@ -145,9 +123,9 @@ test("the guest's 4 KiB writes fetch nothing from the repository", async () => {
     '-f',
     'qcow2',
     '-c',
-    `write -P 7 ${writes.at(-3)![0] + 4096} 4k`,
+    `write -P 7 ${chunkOffsets.at(-3)! + 4096} 4k`,
     '-c',
-    `write -P 7 ${writes.at(-9)![0] + 8192} 8k`,
+    `write -P 7 ${chunkOffsets.at(-9)! + 8192} 8k`,
     state.disks[0]!.overlay!.path,
   ])
   assert.equal(exported.disks[0]!.stats().chunksFetched, 0)

@@ -1,44 +1,27 @@
 /** Committing and moving a session of `export --writable`, with clients that write meanwhile. */
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { after, test } from 'node:test'
-import { backupVm } from '../../src/backup/backup-vm.ts'
+import { test } from 'node:test'
 import { ChunkCache } from '../../src/cache/chunk-cache.ts'
 import { openOverlays } from '../../src/cli/overlays.ts'
 import { systemClock } from '../../src/core/clock.ts'
 import { isLifeboatError } from '../../src/core/errors.ts'
 import { pointId } from '../../src/core/ids.ts'
-import { systemRandom } from '../../src/core/random.ts'
 import { connectNbd } from '../../src/nbd/client.ts'
-import { commitCommand } from '../../src/recovery/commit.ts'
 import { askSession } from '../../src/recovery/control-client.ts'
 import type { Fields } from '../../src/recovery/control-protocol.ts'
 import { type ExportSessionRequest, exportSession } from '../../src/recovery/export-session.ts'
-import { migrateCommand } from '../../src/recovery/migrate.ts'
 import { controlSocketOf, readSession } from '../../src/recovery/session.ts'
-import { sessionCommands } from '../../src/recovery/session-commands.ts'
 import { readBack } from '../doubles/memory-repository.ts'
 import { testExporter } from '../doubles/nbd-exporter.ts'
 import { noise, repositoryFixture } from '../doubles/repository-fixture.ts'
+import { exitCommands, sessionPlace } from '../doubles/session-place.ts'
 
 const CHUNK = 64 * 1024
 const SIZE = 64 * CHUNK
-const folder = await mkdtemp(path.join(tmpdir(), 'lb-out-'))
-after(() => rm(folder, { recursive: true, force: true }))
-const place = {
-  stateDir: path.join(folder, 's'),
-  runDir: path.join(folder, 'r'),
-  clock: systemClock,
-  random: systemRandom,
-}
-const commands = {
-  ...sessionCommands,
-  commit: commitCommand({ backup: backupVm, exporter: testExporter }),
-  migrate: migrateCommand,
-}
+const { folder, place } = await sessionPlace()
 
 /** Two disks of a VM as arrays, its point, and a session that serves the point to writers. */
 async function servedDisks(name: string) {
@@ -59,7 +42,7 @@ async function servedDisks(name: string) {
     openOverlays,
     exporter: testExporter,
     cache: new ChunkCache({ maxBytes: 16 * CHUNK }),
-    commands,
+    commands: exitCommands,
   }
   const connect = async (disk: string) => {
     const { serve } = await readSession(place.stateDir, name)

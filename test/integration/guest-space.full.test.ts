@@ -1,21 +1,18 @@
 /** A guest whose overlay runs out of space: paused by the watch, or stopped by QEMU, it goes on and has lost nothing. */
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, statfs, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ChunkCache } from '../../src/cache/chunk-cache.ts'
-import { systemClock } from '../../src/core/clock.ts'
-import { systemRandom } from '../../src/core/random.ts'
 import { bootPoint, type RunningBoot } from '../../src/recovery/boot.ts'
 import { smallDisk } from '../doubles/command-line.ts'
 import { testExporter } from '../doubles/nbd-exporter.ts'
-import { repositoryFixture } from '../doubles/repository-fixture.ts'
+import { placeIn } from '../doubles/session-place.ts'
+import { tinyPoint } from '../doubles/tiny-point.ts'
 import { connectConsole, type GuestConsole } from '../guest/console.ts'
-import { tinyImage } from '../guest/tiny-image.ts'
 
-const CHUNK = 64 * 1024
 const MiB = 1 << 20
 const skip = process.getuid?.() !== 0 && 'a small disk of its own needs root'
 
@@ -43,19 +40,11 @@ test('a guest without space for its writes is paused and goes on; so does one th
   const disk = smallDisk(folder, 96 * MiB)
   assert.ok(disk)
   try {
-    const image = await tinyImage()
-    const bytes = new Uint8Array(await readFile(image.disk))
-    const fixture = await repositoryFixture({ chunkSize: CHUNK })
-    const writes: [number, Uint8Array][] = []
-    for (let at = 0; at < bytes.length; at += CHUNK) writes.push([at, bytes.subarray(at, at + CHUNK)])
-    const point = await fixture.writePoint({ vm: 'tiny', disks: [{ name: 'vda', size: bytes.length, writes }] })
+    const { image, fixture, point, machine } = await tinyPoint()
     const told: string[] = []
     const boot = (more: object) =>
       bootPoint({
-        stateDir: path.join(folder, 's'),
-        runDir: path.join(folder, 'r'),
-        clock: systemClock,
-        random: systemRandom,
+        ...placeIn(folder),
         repository: fixture.repository,
         point,
         session: 'one',
@@ -64,13 +53,6 @@ test('a guest without space for its writes is paused and goes on; so does one th
         tell: message => told.push(message),
         ...more,
       })
-    const machine = {
-      memoryBytes: 256 * MiB,
-      accelerator: 'tcg',
-      kernel: image.direct.kernel,
-      append: image.direct.append,
-      extra: ['-initrd', image.direct.initrd, '-no-reboot'],
-    }
     const filler = path.join(folder, 'filler')
     {
       await using running = await boot({ ...machine, reserveBytes: 16 * MiB })

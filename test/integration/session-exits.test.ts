@@ -1,56 +1,27 @@
 /** The ways out of a booted session, with a real guest: its point is committed while it runs and while it is stopped, and it moves to production. */
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { after, test } from 'node:test'
-import { backupVm } from '../../src/backup/backup-vm.ts'
+import { test } from 'node:test'
 import { ChunkCache } from '../../src/cache/chunk-cache.ts'
 import { systemClock } from '../../src/core/clock.ts'
-import { systemRandom } from '../../src/core/random.ts'
 import { connectQmp } from '../../src/hypervisor/qemu/qmp.ts'
 import { type BootRequest, bootPoint } from '../../src/recovery/boot.ts'
-import { commitCommand } from '../../src/recovery/commit.ts'
 import { askSession } from '../../src/recovery/control-client.ts'
 import type { Fields } from '../../src/recovery/control-protocol.ts'
-import { migrateCommand } from '../../src/recovery/migrate.ts'
 import { controlSocketOf, readSession } from '../../src/recovery/session.ts'
-import { CommandRunner, sessionCommands } from '../../src/recovery/session-commands.ts'
+import { CommandRunner } from '../../src/recovery/session-commands.ts'
 import { openStoppedSession } from '../../src/recovery/stopped-session.ts'
 import type { PointSummary } from '../../src/repository/repository.ts'
 import { testExporter } from '../doubles/nbd-exporter.ts'
-import { repositoryFixture } from '../doubles/repository-fixture.ts'
+import { exitCommands, sessionPlace } from '../doubles/session-place.ts'
+import { tinyPoint } from '../doubles/tiny-point.ts'
 import { connectConsole } from '../guest/console.ts'
-import { tinyImage } from '../guest/tiny-image.ts'
 
-const CHUNK = 64 * 1024
-const MiB = 1024 * 1024
-const folder = await mkdtemp(path.join(tmpdir(), 'lb-exits-'))
-after(() => rm(folder, { recursive: true, force: true }))
-const place = {
-  stateDir: path.join(folder, 's'),
-  runDir: path.join(folder, 'r'),
-  clock: systemClock,
-  random: systemRandom,
-}
-
-const image = await tinyImage()
-const disk = new Uint8Array(await readFile(image.disk))
-const fixture = await repositoryFixture({ chunkSize: CHUNK })
+const { folder, place } = await sessionPlace()
+const { image, fixture, point, diskBytes, machine } = await tinyPoint()
 const { repository } = fixture
-const writes: [number, Uint8Array][] = []
-for (let at = 0; at < disk.length; at += CHUNK) {
-  const chunk = disk.subarray(at, at + CHUNK)
-  if (chunk.some(byte => byte !== 0)) writes.push([at, chunk])
-}
-const point = await fixture.writePoint({ vm: 'tiny', disks: [{ name: 'vda', size: disk.length, writes }] })
-const commands = {
-  ...sessionCommands,
-  commit: commitCommand({ backup: backupVm, exporter: testExporter }),
-  migrate: migrateCommand,
-}
-const cache = new ChunkCache({ maxBytes: 64 * MiB })
+const cache = new ChunkCache({ maxBytes: 64 * 1024 * 1024 })
 
 const request = (session: string, more: Partial<BootRequest> = {}): BootRequest => ({
   ...place,
@@ -59,12 +30,8 @@ const request = (session: string, more: Partial<BootRequest> = {}): BootRequest 
   session,
   exporter: testExporter,
   cache,
-  commands,
-  memoryBytes: 256 * MiB,
-  accelerator: 'tcg',
-  kernel: image.direct.kernel,
-  append: image.direct.append,
-  extra: ['-initrd', image.direct.initrd, '-no-reboot'],
+  commands: exitCommands,
+  ...machine,
   ...more,
 })
 
@@ -105,7 +72,7 @@ test('committed while it runs and while it stands, the guest goes on against the
     const manifest = await repository.manifest(committed)
     assert.deepEqual([manifest.kind, manifest.disks[0]?.base], ['incremental', point.id])
     assert.match(String(first.result.warnings), /^the guest could not be frozen/)
-    assert.ok(manifest.disks[0]!.bytesRead < disk.length / 4, 'only what changed is read')
+    assert.ok(manifest.disks[0]!.bytesRead < diskBytes / 4, 'only what changed is read')
     assert.equal(manifest.description.machine, undefined, 'the machine is the one that the point described')
     const state = await readSession(place.stateDir, 'exits')
     assert.equal(state.point.id, committed.id)
@@ -123,7 +90,7 @@ test('committed while it runs and while it stands, the guest goes on against the
       openOverlays: () => Promise.reject(new Error('not one of ours')),
     })
     const options = { signal: new AbortController().signal, progress: () => {} }
-    second = await pointOf(await new CommandRunner(stopped, commands).run('commit', {}, options))
+    second = await pointOf(await new CommandRunner(stopped, exitCommands).run('commit', {}, options))
     await stopped.end('stopped')
     assert.equal((await repository.manifest(second)).disks[0]?.base, committed.id)
   }

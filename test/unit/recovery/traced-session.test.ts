@@ -19,6 +19,7 @@ import { manualClock } from '../../doubles/manual-clock.ts'
 import { testExporter } from '../../doubles/nbd-exporter.ts'
 import { memoryPoint } from '../../doubles/recovery-point.ts'
 import { noise, repositoryFixture } from '../../doubles/repository-fixture.ts'
+import { placeIn } from '../../doubles/session-place.ts'
 
 const CHUNK = 4096
 const folder = await mkdtemp(path.join(tmpdir(), 'lb-trace-'))
@@ -181,10 +182,7 @@ test('the next session of a VM reads ahead what the first one touched, and its r
   for (const [i, point] of points.entries()) {
     const socket = path.join(folder, `${i}.sock`)
     await using running = await exportSession({
-      stateDir: path.join(folder, 's'),
-      runDir: path.join(folder, 'r'),
-      clock: systemClock,
-      random: systemRandom,
+      ...placeIn(folder),
       repository: fixture.repository,
       point,
       session: `traced-${i}`,
