@@ -3,11 +3,8 @@
  * 1.3 commands. docs/nbd.md has the same rows for people. Each line is a rule; what TLS adds is in test/unit/nbd/tls.test.ts.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
 import { Socket } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { after, type TestContext, test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import type { BlockDevice, BlockReader } from '../../src/block/block-device.ts'
 import { markedExtents } from '../../src/block/marked-extents.ts'
 import { memoryDevice } from '../../src/block/memory.ts'
@@ -21,14 +18,14 @@ import type { NbdExport } from '../../src/nbd/nbd-export.ts'
 import * as O from '../../src/nbd/option-codec.ts'
 import { type NbdServer, type ServeNbdOptions, serveNbd } from '../../src/nbd/server.ts'
 import { type HeaderMode, readU64 } from '../../src/nbd/wire.ts'
+import { freshSockets } from '../doubles/fresh-sockets.ts'
+import { gatedDevice } from '../doubles/gated-device.ts'
 import { manualClock } from '../doubles/manual-clock.ts'
 import { patternBytes } from '../doubles/pattern.ts'
 import { errorOf, RawNbdClient, type RawReply } from '../doubles/raw-nbd-client.ts'
 import { sparseDevice } from '../doubles/sparse-device.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-table-'))
-after(() => rm(folder, { recursive: true, force: true }))
-let sockets = 0
+const { freshSocket } = await freshSockets()
 
 const SIZE = MiB
 const WRITTEN = 'qemu:dirty-bitmap:written'
@@ -38,7 +35,7 @@ type Served = NbdServer & { readonly path: string }
 
 /** 1 MiB with a hole in the second quarter, of which the last quarter was written. Not even a READ is lent, so that all paths are gone. */
 async function serve(entry: Partial<NbdExport> = {}, options: Partial<ServeNbdOptions> = {}): Promise<Served> {
-  const path = join(folder, `${++sockets}.sock`)
+  const path = freshSocket()
   const exports = [
     {
       name: 'disk',
@@ -1007,27 +1004,17 @@ rule(
 )
 
 rule('shutdown: requests that come now are ESHUTDOWN, those under way are answered, then it closes', async mode => {
-  const reading = Promise.withResolvers<void>()
-  const gate = Promise.withResolvers<void>()
-  const inner = disk()
-  const device: BlockReader = {
-    ...inner,
-    readInto: async (target, offset) => {
-      reading.resolve()
-      await gate.promise
-      await inner.readInto(target, offset)
-    },
-  }
+  const device = gatedDevice(disk())
   await using server = await serve({ device, readOnly: true })
   await using client = await going(server, mode)
   client.request(C.NBD_CMD_READ, 0, 4096, 0, 500)
-  await reading.promise
+  await device.firstRead
   const stopped = server.stop()
   // It takes the stop a moment to reach the connections.
   let error = 0
   while (error === 0) error = (await ask(client, C.NBD_CMD_FLUSH, 0, 0)).error
   assert.equal(error, C.NBD_ESHUTDOWN)
-  gate.resolve()
+  device.open()
   const answer = mode === 'simple' ? [await client.reply(4096)] : await client.chunks()
   assert.deepEqual(
     answer.map(chunk => [chunk.cookieLo, errorOf(chunk)]),

@@ -3,10 +3,7 @@
  * contents, or there is none: everything is read instead, or the capture fails. A silent hole is neither.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import type { PointId } from '../../../src/core/ids.ts'
@@ -23,11 +20,10 @@ import {
   honestHandshake,
   type Replies,
 } from '../../doubles/broken-nbd-server.ts'
+import { freshSockets } from '../../doubles/fresh-sockets.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-lying-'))
-after(() => rm(folder, { recursive: true, force: true }))
-let sockets = 0
+const { freshSocket } = await freshSockets()
 
 const SIZE = MiB
 const DIRTY: readonly [number, number][] = [
@@ -159,7 +155,7 @@ test('over the wire: every lie is read around, or fails the capture; there is no
         if (cutsOff) hangUp()
         return status(r, s)
       }
-      const socket = join(folder, `${++sockets}.sock`)
+      const socket = freshSocket()
       const server = await brokenNbdServer(
         socket,
         replying,

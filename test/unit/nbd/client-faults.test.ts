@@ -3,10 +3,7 @@
  * an honest server with damaged framing. What comes of it is an error or the right bytes; nothing else is accepted.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { readSegments } from '../../../src/backup/read-segments.ts'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
@@ -23,12 +20,10 @@ import {
   honestHandshake,
   type Replies,
 } from '../../doubles/broken-nbd-server.ts'
+import { freshSockets } from '../../doubles/fresh-sockets.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-r25-'))
-after(() => rm(folder, { recursive: true, force: true }))
-let sockets = 0
-const freshSocket = () => join(folder, `${++sockets}.sock`)
+const { freshSocket } = await freshSockets()
 
 const SIZE = 2 * MiB
 const content = patternBytes(SIZE)

@@ -1,9 +1,7 @@
 /** Our client against servers that break the protocol, each in its own way: nothing of such a reply is believed. */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
@@ -19,11 +17,10 @@ import {
   honestHandshake,
   Replies,
 } from '../../doubles/broken-nbd-server.ts'
+import { freshSockets } from '../../doubles/fresh-sockets.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-broken-'))
-after(() => rm(folder, { recursive: true, force: true }))
-let sockets = 0
+const { folder, freshSocket } = await freshSockets()
 
 const SIZE = 2 ** 20
 
@@ -33,8 +30,7 @@ const info = (size: number) =>
 const honest = honestHandshake(SIZE)
 
 /** A server whose answers are up to the test. */
-const broken = (answer: Answer, handshake: Handshake = honest) =>
-  brokenNbdServer(join(folder, `${++sockets}.sock`), answer, handshake)
+const broken = (answer: Answer, handshake: Handshake = honest) => brokenNbdServer(freshSocket(), answer, handshake)
 
 const connect = (socket: string): Promise<NbdClient> =>
   connectNbd({ socket, exportName: '', clock: systemClock, requestMs: 5000, handshakeMs: 5000 })
@@ -316,7 +312,7 @@ test('random replies of a mutating server: every outcome is an error or the righ
 test('all three header modes carry every command to our own server', async () => {
   for (const headers of ['simple', 'structured', 'extended'] as const) {
     const bytes = patternBytes(3 * SIZE)
-    const socket = join(folder, `${++sockets}.sock`)
+    const socket = freshSocket()
     const exports = [{ name: 'disk', description: 'text', device: memoryDevice(bytes), readOnly: false }]
     await using _server = await serveNbd({ exports, listen: { socket }, clock: systemClock })
     await using client = await connectNbd({ socket, exportName: 'disk', headers, connections: 2, clock: systemClock })

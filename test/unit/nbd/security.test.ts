@@ -3,11 +3,8 @@
  * and CVE-2024-7383 in tls.test.ts; CVE-2022-0485 and CVE-2023-5215 also in client.test.ts.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import type { BlockDevice } from '../../../src/block/block-device.ts'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { systemClock } from '../../../src/core/clock.ts'
@@ -19,13 +16,11 @@ import type { NbdExport } from '../../../src/nbd/nbd-export.ts'
 import * as O from '../../../src/nbd/option-codec.ts'
 import { serveNbd } from '../../../src/nbd/server.ts'
 import { brokenNbdServer, honestHandshake } from '../../doubles/broken-nbd-server.ts'
+import { freshSockets } from '../../doubles/fresh-sockets.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 import { errorOf, RawNbdClient } from '../../doubles/raw-nbd-client.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-security-'))
-after(() => rm(folder, { recursive: true, force: true }))
-let sockets = 0
-const freshSocket = () => join(folder, `${++sockets}.sock`)
+const { freshSocket } = await freshSockets()
 
 const content = patternBytes(MiB)
 

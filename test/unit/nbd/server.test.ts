@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import type { BlockDevice, BlockReader } from '../../../src/block/block-device.ts'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { systemClock } from '../../../src/core/clock.ts'
@@ -18,15 +16,16 @@ import { encodeGo, encodeOption } from '../../../src/nbd/option-codec.ts'
 import { type NbdServer, type ServeNbdOptions, serveNbd } from '../../../src/nbd/server.ts'
 import { SocketInput } from '../../../src/nbd/socket-input.ts'
 import type { HeaderMode } from '../../../src/nbd/wire.ts'
+import { endlessDevice } from '../../doubles/endless-device.ts'
+import { freshSockets } from '../../doubles/fresh-sockets.ts'
+import { gatedDevice } from '../../doubles/gated-device.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 import { errorOf, RawNbdClient } from '../../doubles/raw-nbd-client.ts'
 import { slowDevice } from '../../doubles/slow-device.ts'
+import { until } from '../../doubles/until.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-nbd-'))
-after(() => rm(folder, { recursive: true, force: true }))
-let sockets = 0
-const freshSocket = () => join(folder, `${++sockets}.sock`)
+const { folder, freshSocket } = await freshSockets()
 
 const filled = (length: number) => patternBytes(length)
 
@@ -366,19 +365,9 @@ test("a device's failure is one request's error, and says nothing about this hos
 })
 
 test('DISC lets requests in flight finish; a client that just goes stops them; lent memory always comes back', async () => {
-  const gate = Promise.withResolvers<void>()
-  let aborted = 0
   const bytes = filled(8 * MiB)
   const inner = memoryDevice(bytes)
-  const device: BlockReader = {
-    ...inner,
-    borrow: undefined,
-    readInto: async (target, offset, { signal } = {}) => {
-      signal?.addEventListener('abort', () => aborted++)
-      await gate.promise
-      await inner.readInto(target, offset)
-    },
-  }
+  const device = gatedDevice(inner)
   await using server = await serve({ device, readOnly: true })
   await using polite = await RawNbdClient.go(server.path, 'disk')
   polite.request(C.NBD_CMD_READ, 0, 10)
@@ -387,8 +376,8 @@ test('DISC lets requests in flight finish; a client that just goes stops them; l
   rude.request(C.NBD_CMD_READ, 0, 10)
   await until(() => server.connectionCount === 2)
   rude.socket.destroy()
-  await until(() => aborted === 1)
-  gate.resolve()
+  await until(() => device.reads.aborted === 1)
+  device.open()
   assert.equal((await polite.reply(10)).payload.length, 10)
   await polite.closed
   await until(() => server.connectionCount === 0)
@@ -419,22 +408,8 @@ test('DISC lets requests in flight finish; a client that just goes stops them; l
   await until(() => lender.connectionCount === 0 && lent === 0)
 })
 
-/** Waits for what other parts of this process do next; the test's own limit ends it if they never do. */
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise(resolve => setTimeout(resolve, 2))
-}
-
 test('stop answers what is in flight, closes, lets nobody in, and can be called twice', async () => {
-  const gate = Promise.withResolvers<void>()
-  const inner = memoryDevice(filled(MiB))
-  const device: BlockReader = {
-    ...inner,
-    borrow: undefined,
-    readInto: async (target, offset) => {
-      await gate.promise
-      await inner.readInto(target, offset)
-    },
-  }
+  const device = gatedDevice(memoryDevice(filled(MiB)))
   const server = await serve({ device, readOnly: true })
   await using client = await RawNbdClient.go(server.path, 'disk')
   await using idle = await RawNbdClient.go(server.path, 'disk')
@@ -450,7 +425,7 @@ test('stop answers what is in flight, closes, lets nobody in, and can be called 
   )
   client.request(C.NBD_CMD_READ, 0, 512, 0, 8)
   assert.deepEqual([errorOf(await client.reply()), client.unread], [C.NBD_ESHUTDOWN, 0], 'what comes now is told why')
-  gate.resolve()
+  device.open()
   assert.equal((await client.reply(100_000)).payload.length, 100_000)
   await Promise.all([client.closed, haggling.closed, stopped])
   assert.deepEqual(
@@ -521,20 +496,7 @@ test('limits of connections: the good ones get in, the surplus is told, half-ope
 
 test('limits of time, options and requests are as they were set: an idle client goes, a haggling one has its options, few run at once', async () => {
   const clock = manualClock()
-  let running = 0
-  let most = 0
-  const gate = Promise.withResolvers<void>()
-  const inner = memoryDevice(filled(MiB))
-  const device: BlockReader = {
-    ...inner,
-    borrow: undefined,
-    readInto: async (target, offset) => {
-      most = Math.max(most, ++running)
-      await gate.promise
-      await inner.readInto(target, offset)
-      running--
-    },
-  }
+  const device = gatedDevice(memoryDevice(filled(MiB)))
   const limits = { idleMs: 60_000, options: 3, handshakeMs: 2_000, requestsInFlight: 5 }
   await using server = await serve({ device, readOnly: true }, { clock, limits })
   await using talker = await RawNbdClient.open(server.path)
@@ -547,12 +509,12 @@ test('limits of time, options and requests are as they were set: an idle client 
   await clock.advance(2_000)
   await slow.closed
   for (let i = 0; i < 20; i++) client.request(C.NBD_CMD_READ, i, 512, 0, i)
-  await until(() => running === 5)
+  await until(() => device.reads.running === 5)
   await clock.advance(300_000)
   assert.equal(server.connectionCount, 1, 'who waits for the device is not idle')
-  gate.resolve()
+  device.open()
   for (let i = 0; i < 20; i++) await client.reply(512)
-  assert.equal(most, 5)
+  assert.equal(device.reads.most, 5)
   await clock.advance(1_000)
   await clock.advance(58_000)
   assert.equal(server.connectionCount, 1)
@@ -584,16 +546,7 @@ test('1000 half-open clients are held while a good one is served, and all droppe
 
 test('clients that pipeline large reads and never take a reply cost bounded memory, block nobody, and are dropped when stalled', async () => {
   const clock = manualClock()
-  const endless: BlockReader = {
-    size: 2 ** 34,
-    blockSize: 4096,
-    readInto: async target => void target.fill(1),
-    extents: async function* (range) {
-      yield { ...range, kind: 'data' }
-    },
-    [Symbol.asyncDispose]: async () => {},
-  }
-  await using server = await serve({ device: endless, readOnly: true }, { clock })
+  await using server = await serve({ device: endlessDevice(), readOnly: true }, { clock })
   for (const mode of modes) {
     globalThis.gc?.()
     const before = process.memoryUsage().rss

@@ -1,9 +1,8 @@
 /** The limits hold inside TLS as they do outside: time, connections, memory, descriptors, and memory that was lent. */
 import assert from 'node:assert/strict'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import type { BlockReader } from '../../../src/block/block-device.ts'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { systemClock } from '../../../src/core/clock.ts'
@@ -13,32 +12,28 @@ import { encodeOption } from '../../../src/nbd/option-codec.ts'
 import { type NbdServer, type ServeNbdOptions, serveNbd } from '../../../src/nbd/server.ts'
 import { readServerTls } from '../../../src/nbd/tls-folder.ts'
 import { certificateAuthority, credentialFolder } from '../../doubles/certificates.ts'
+import { endlessDevice } from '../../doubles/endless-device.ts'
+import { freshSockets } from '../../doubles/fresh-sockets.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 import { RawNbdClient } from '../../doubles/raw-nbd-client.ts'
+import { until } from '../../doubles/until.ts'
 
-const folder = await mkdtemp(join(tmpdir(), 'lifeboat-tls-limits-'))
-after(() => rm(folder, { recursive: true, force: true }))
+const { folder, freshSocket } = await freshSockets()
 const server = certificateAuthority().issue({ commonName: 'server', names: ['DNS:localhost'] })
 const credentials = await credentialFolder(join(folder, 'tls'), { server })
 const tls = await readServerTls({ folder: credentials, verify: false, now: new Date() })
-let sockets = 0
 
 async function serve(
   device: BlockReader,
   options: Partial<ServeNbdOptions> = {},
 ): Promise<NbdServer & { path: string; log: string[] }> {
-  const path = join(folder, `${++sockets}.sock`)
+  const path = freshSocket()
   const log: string[] = []
   const exports = [{ name: 'disk', device, readOnly: true }]
   const listen = { socket: path }
   const running = await serveNbd({ exports, listen, clock: systemClock, tls, log: line => log.push(line), ...options })
   return Object.assign(running, { path, log })
-}
-
-/** Waits for what other parts of this process do next; the test's own limit ends it if they never do. */
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise(resolve => setTimeout(resolve, 2))
 }
 
 const descriptors = async () => (await readdir('/proc/self/fd')).length
@@ -81,16 +76,7 @@ test('clients that stop before, in and after the handshake of TLS are held while
 
 test('clients inside TLS that pipeline large reads and never take a reply cost bounded memory and block nobody', async t => {
   const clock = manualClock()
-  const endless: BlockReader = {
-    size: 2 ** 34,
-    blockSize: 4096,
-    readInto: async target => void target.fill(1),
-    extents: async function* (range) {
-      yield { ...range, kind: 'data' }
-    },
-    [Symbol.asyncDispose]: async () => {},
-  }
-  await using running = await serve(endless, { clock })
+  await using running = await serve(endlessDevice(), { clock })
   for (const mode of ['simple', 'extended'] as const) {
     globalThis.gc?.()
     const before = process.memoryUsage().rss
