@@ -22,20 +22,10 @@ import { FirstRead } from './first-read.ts'
 import { type Guest, startGuest, takeOverGuest } from './guest.ts'
 import { watchGuest } from './guest-watch.ts'
 import type { LiveSession, SessionFigures } from './live-session.ts'
-import { OwnedSession } from './owned-session.ts'
 import type { Network } from './qemu-command.ts'
 import type { QemuExit } from './qemu-process.ts'
-import {
-  CONTROL_SOCKET,
-  createSession,
-  guestOf,
-  openSession,
-  pinsOf,
-  QEMU_LOG,
-  type Session,
-  type SessionPlace,
-} from './session.ts'
-import { beginState, pinOf, refuseAfterPivot, refuseUnresumable, undoStart } from './session-begin.ts'
+import { createSession, guestOf, openSession, QEMU_LOG, type Session, type SessionPlace } from './session.ts'
+import { beginState, pinOf, refuseAfterPivot, refuseUnresumable, undo, undoStart } from './session-begin.ts'
 import { type SessionCommands, sessionCommands } from './session-commands.ts'
 import { hostSession, type SessionHost } from './session-host.ts'
 import type { SessionState } from './session-state.ts'
@@ -114,15 +104,6 @@ export async function bootPoint(request: BootRequest): Promise<RunningBoot> {
     await session[Symbol.asyncDispose]()
     throw error
   }
-}
-
-/** Where a pin cannot be removed the session stays, so that it can be discarded, and its pin with it. */
-export async function undo(repository: Repository, session: Session): Promise<void> {
-  const state = session.state()
-  try {
-    for (const pin of state ? pinsOf(state) : []) await repository.dropPin(pin)
-    await session.remove()
-  } catch {}
 }
 
 class Boot {
@@ -268,24 +249,14 @@ class Boot {
       watching.abort()
       await watched
     })
-    const live = new OwnedSession({
-      session,
-      repository,
-      opened: exported,
-      clock,
-      random,
-      isServing: true,
-      qemu: guest.qemu,
-      qmp: guest.qmp,
-      figures: () => ({
-        ...this.#request.figures?.(),
-        ...this.#traced.figures(),
-        bytesRead: this.#firstRead.bytes,
-      }),
-      close: () => stack.disposeAsync(),
+    const figures = () => ({
+      ...this.#request.figures?.(),
+      ...this.#traced.figures(),
+      bytesRead: this.#firstRead.bytes,
     })
-    await live.dropOtherPins()
-    return hostSession({ live, socket: session.socketPath(CONTROL_SOCKET), commands, clock })
+    const close = () => stack.disposeAsync()
+    const { qemu, qmp } = guest
+    return hostSession({ session, repository, opened: exported, clock, random, qemu, qmp, figures, close }, commands)
   }
 
   #secondsTo(firstReadAt: number): number {

@@ -7,15 +7,13 @@ import type { ChunkCache } from '../cache/chunk-cache.ts'
 import { hex } from '../core/ids.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { PointSummary, Repository } from '../repository/repository.ts'
-import { undo } from './boot.ts'
 import type { OlderPoints } from './disk-contexts.ts'
 import { exportPoint, type RunningExport } from './export.ts'
 import type { Exporter } from './exporter.ts'
 import type { LiveSession, SessionFigures } from './live-session.ts'
 import type { OpenOverlays } from './overlays.ts'
-import { OwnedSession } from './owned-session.ts'
-import { CONTROL_SOCKET, createSession, openSession, type Session, type SessionPlace } from './session.ts'
-import { beginState, pinOf, refuseUnresumable, undoStart } from './session-begin.ts'
+import { createSession, openSession, type Session, type SessionPlace } from './session.ts'
+import { beginState, pinOf, refuseUnresumable, undo, undoStart } from './session-begin.ts'
 import { type SessionCommands, sessionCommands } from './session-commands.ts'
 import { hostSession } from './session-host.ts'
 import type { SessionServe } from './session-state.ts'
@@ -137,18 +135,10 @@ async function serve(
   }))
   exported.point.keepPin()
   const owned = stack.move()
-  const live = new OwnedSession({
-    session,
-    repository,
-    opened: exported,
-    clock,
-    random,
-    isServing: true,
-    figures: () => ({ ...request.figures?.(), ...traced.figures() }),
-    close: () => owned.disposeAsync(),
-  })
-  await live.dropOtherPins()
-  const { ended, stop } = await hostSession({ live, socket: session.socketPath(CONTROL_SOCKET), commands, clock })
+  const figures = () => ({ ...request.figures?.(), ...traced.figures() })
+  const close = () => owned.disposeAsync()
+  const parts = { session, repository, opened: exported, clock, random, figures, close }
+  const { live, ended, stop } = await hostSession(parts, commands)
   return {
     session: session.name,
     live,

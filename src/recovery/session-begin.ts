@@ -3,7 +3,7 @@ import { LifeboatError } from '../core/errors.ts'
 import type { PointSummary, Repository } from '../repository/repository.ts'
 import { hostBootId } from './accelerator.ts'
 import type { OpenedDisks } from './export.ts'
-import type { Session, SessionPlace } from './session.ts'
+import { pinsOf, type Session, type SessionPlace } from './session.ts'
 import type { SessionServe, SessionState } from './session-state.ts'
 
 /**
@@ -52,6 +52,15 @@ export async function beginState(
     ...(serve && { serve }),
     figures: {},
   })
+}
+
+/** Where a pin cannot be removed the session stays, so that it can be discarded, and its pin with it. */
+export async function undo(repository: Repository, session: Session): Promise<void> {
+  const state = session.state()
+  try {
+    for (const pin of state ? pinsOf(state) : []) await repository.dropPin(pin)
+    await session.remove()
+  } catch {}
 }
 
 /** A start that failed leaves a session that is there as it was: stopped, or crashed, with a guest that lives or without one. */

@@ -3,11 +3,11 @@
  * ends: QEMU does, a command ends it, or this process is told to stop.
  */
 import path from 'node:path'
-import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { type ControlSocket, serveControl } from './control-socket.ts'
-import type { OwnedSession } from './owned-session.ts'
+import { OwnedSession, type SessionParts } from './owned-session.ts'
 import type { QemuExit } from './qemu-process.ts'
+import { CONTROL_SOCKET } from './session.ts'
 import { CommandRunner, type SessionCommands } from './session-commands.ts'
 
 export interface SessionHost extends AsyncDisposable {
@@ -18,20 +18,18 @@ export interface SessionHost extends AsyncDisposable {
   readonly stop: (by?: 'shutdown') => Promise<void>
 }
 
-export interface HostRequest {
-  readonly live: OwnedSession
-  /** Of the control socket. */
-  readonly socket: string
-  readonly commands: SessionCommands
-  readonly clock: Clock
-}
-
-export async function hostSession({ live, socket, commands, clock }: HostRequest): Promise<SessionHost> {
+/** The session is served already; from now on it can be asked and ended. */
+export async function hostSession(
+  parts: Omit<SessionParts, 'isServing'>,
+  commands: SessionCommands,
+): Promise<SessionHost> {
+  const live = new OwnedSession({ ...parts, isServing: true })
+  await live.dropOtherPins()
   const runner = new CommandRunner(live, commands)
   const endedByCommand = Promise.withResolvers<undefined>()
   const control: ControlSocket = await serveControl({
-    path: path.resolve(socket),
-    clock,
+    path: path.resolve(parts.session.socketPath(CONTROL_SOCKET)),
+    clock: parts.clock,
     async run(command, request, options) {
       try {
         return await runner.run(command, request, options)
