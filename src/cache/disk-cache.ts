@@ -91,7 +91,6 @@ class KeptRecords implements DiskCache {
     this.#clock = clock
     this.#segments = new Segments({ folder, maxBytes, clock, files, newName: () => hex(random(10)) })
     this.#writer = new DiskCacheWriter({ segments: this.#segments, clock, onTrouble })
-    this.#inBackground(this.refresh())
     this.#attendance = this.#attend()
   }
 
@@ -195,15 +194,17 @@ class KeptRecords implements DiskCache {
     if (isDamaged) this.#inBackground(this.#segments.condemn(segment))
   }
 
-  /** Now and then, also when nothing is asked: removed segments give their space back, and a disk that fills up gets some. */
+  /**
+   * At the start and now and then, also when nothing is asked: removed segments give their space back, and a disk that fills up gets
+   * some. A power cut may have brought back segments that were removed.
+   */
   async #attend(): Promise<void> {
     const { signal } = this.#closed
     while (!signal.aborted) {
-      await this.#clock.sleep(limits.diskCacheAttendMs, { signal }).catch(() => {})
-      if (signal.aborted) return
-      await this.#segments.refresh()
+      await this.refresh()
       await this.#segments.makeRoom().catch(() => {})
       await this.#segments.closeFiles()
+      await this.#clock.sleep(limits.diskCacheAttendMs, { signal }).catch(() => {})
     }
   }
 

@@ -7,7 +7,7 @@ import { after, test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
 import type { NbdClient } from '../../src/nbd/client.ts'
 import { OverlayExport } from '../doubles/overlay-export.ts'
-import { type Draw, drawing } from '../doubles/power-cut-files.ts'
+import { type Draw, drawing } from '../doubles/power-cut-inode.ts'
 
 const BLOCK = 4096
 const BLOCKS = 8192

@@ -4,7 +4,8 @@ import type { BlockReader } from '../../src/block/block-device.ts'
 import { memoryDevice } from '../../src/block/memory.ts'
 import { type Overlays, openOverlays } from '../../src/block/overlay.ts'
 import { alignRanges, type Range } from '../../src/core/range.ts'
-import { drawing, drawnClock, PowerCutFiles } from '../doubles/power-cut-files.ts'
+import { drawnClock, PowerCutFiles } from '../doubles/power-cut-files.ts'
+import { drawing } from '../doubles/power-cut-inode.ts'
 
 const BLOCK = 4096
 const SIZES = [5 * BLOCK, 560 * BLOCK + 1234, 1100 * BLOCK]

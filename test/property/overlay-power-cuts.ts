@@ -2,7 +2,8 @@
 import { memoryDevice } from '../../src/block/memory.ts'
 import { type Overlays, openOverlays, overlayBaseLabel } from '../../src/block/overlay.ts'
 import type { OverlayDisk } from '../../src/block/overlay-disk.ts'
-import { drawing, drawnClock, PowerCutFiles } from '../doubles/power-cut-files.ts'
+import { drawnClock, PowerCutFiles } from '../doubles/power-cut-files.ts'
+import { drawing } from '../doubles/power-cut-inode.ts'
 
 const BLOCK = 4096
 const BLOCKS = 64

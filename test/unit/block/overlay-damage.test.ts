@@ -5,7 +5,8 @@ import { memoryDevice } from '../../../src/block/memory.ts'
 import { openOverlays } from '../../../src/block/overlay.ts'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
-import { drawing, PowerCutFiles } from '../../doubles/power-cut-files.ts'
+import { PowerCutFiles } from '../../doubles/power-cut-files.ts'
+import { drawing } from '../../doubles/power-cut-inode.ts'
 
 const BLOCK = 4096
 const BLOCKS = 600

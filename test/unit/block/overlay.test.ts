@@ -10,7 +10,8 @@ import { nodeOverlayFiles } from '../../../src/block/overlay-files.ts'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { MiB } from '../../../src/core/limits.ts'
-import { drawing, PowerCutFiles } from '../../doubles/power-cut-files.ts'
+import { PowerCutFiles } from '../../doubles/power-cut-files.ts'
+import { drawing } from '../../doubles/power-cut-inode.ts'
 
 const BLOCK = 4096
 const SIZE = 8 * MiB
