@@ -1,9 +1,11 @@
 /** Processes that share one cache on disk, most of them killed in the middle of it. */
+import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { mkdtempSync } from 'node:fs'
 import { readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import type { TestContext } from 'node:test'
 import type { Random } from '../../src/core/random.ts'
 import type { CacheChildSaw } from './cache-child.ts'
 
@@ -16,8 +18,21 @@ export interface SharedCacheRun {
   readonly random: Random
 }
 
+/** None of them reads a wrong byte or fails, and the bound holds over all, dead ones included; `least` says that enough happened. */
+export async function surviveKills(
+  t: TestContext,
+  run: SharedCacheRun,
+  least: { readonly killed: number; readonly right: number; readonly absent: number },
+): Promise<void> {
+  const seen = await shareAndKill(run)
+  t.diagnostic(`killed ${seen.killed} processes: ${JSON.stringify(seen)}`)
+  for (const what of ['killed', 'right', 'absent'] as const) assert.ok(seen[what] >= least[what], `${what} too few`)
+  assert.deepEqual([seen.wrong, seen.errors, seen.crashed], [0, 0, 0])
+  assert.ok(seen.largest <= run.maxBytes, `${seen.largest} bytes on the disk`)
+}
+
 /** What all processes saw together, and the most that all segments took on the disk between rounds. */
-export async function shareAndKill({ rounds, processes, maxBytes, records, random }: SharedCacheRun) {
+async function shareAndKill({ rounds, processes, maxBytes, records, random }: SharedCacheRun) {
   const folder = mkdtempSync(path.join(tmpdir(), 'lifeboat-cache-'))
   const total = { right: 0, absent: 0, wrong: 0, errors: 0, killed: 0, crashed: 0, largest: 0 }
   try {
