@@ -6,6 +6,7 @@ import type { SessionServe, SessionState } from '../recovery/session-state.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { changedSince } from './changed-since.ts'
 import { exitCode } from './exit-code.ts'
+import { type LimitFlags, limitWordsOf, serverLimits } from './export-limits.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
 import type { Invocation } from './invocation.ts'
@@ -16,7 +17,7 @@ import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
 import { pointOf } from './session-repository.ts'
 
-export interface ExportSessionFlags extends ListenFlags {
+export interface ExportSessionFlags extends ListenFlags, LimitFlags {
   readonly session: string
   readonly writable?: boolean
 }
@@ -37,18 +38,16 @@ export async function serveExportSession(
 ): Promise<number> {
   const { session: name } = flags
   const known = (await listSessions(invocation.stateDir)).find(session => session.name === name)
-  const words = optionsOf(flags)
-  // Who goes on with a session need not say again where and how it is served.
-  const secured = Object.keys(words).length > 0 ? words : (known?.session?.serve?.options ?? {})
+  const options = optionsOf(flags, known?.session?.serve?.options)
   await using running = await exportSession({
     ...sessionPlace(invocation),
-    ...(await serving(invocation, opened, at, secured)),
+    ...(await serving(invocation, opened, at, options)),
     session: name,
     resume: known !== undefined,
     disks: at.disks,
     writable: flags.writable,
     listen: placeOf(flags, invocation),
-    options: secured,
+    options,
   })
   return await serve(invocation, running)
 }
@@ -74,14 +73,14 @@ async function serving(
   invocation: Invocation,
   { repository, cache, figures, traces }: LiveRepository,
   { point, older }: SessionPoint,
-  options: NonNullable<SessionServe['options']>,
+  options: Options,
 ) {
   const { surroundings, output, signal } = invocation
   const security = await securityOf(flagsOf(options), surroundings.clock.now())
   return {
     repository,
     point,
-    exporter: nbdExporter(surroundings.clock, output, security),
+    exporter: nbdExporter(surroundings.clock, output, security, serverLimits(options)),
     cache,
     traces: traces(point.vm),
     older: { points: older.map(({ id }) => id), changedSince: changedSince(repository, point.vm) },
@@ -100,7 +99,17 @@ function placeOf(flags: ExportSessionFlags, { surroundings }: Invocation): Sessi
   throw new LifeboatError('usage', 'a session listens at an address of its own', { hint: 'say --socket or --listen' })
 }
 
-function optionsOf({ tls, tlsVerify, insecure }: ListenFlags): Readonly<Record<string, string>> {
+type Options = NonNullable<SessionServe['options']>
+
+/** Who goes on with a session need not say again how it is served. Who may come is said as a whole, each bound by itself. */
+function optionsOf(flags: ExportSessionFlags, before: Options = {}): Options {
+  const { tls, 'tls-verify': verify, insecure, ...bounds } = before
+  const security = securityWordsOf(flags)
+  const secured = Object.keys(security).length > 0 ? security : securityWordsOf(flagsOf(before))
+  return { ...bounds, ...secured, ...limitWordsOf(flags) }
+}
+
+function securityWordsOf({ tls, tlsVerify, insecure }: ListenFlags): Options {
   return {
     ...(tls !== undefined && { tls }),
     ...(tlsVerify && { 'tls-verify': 'yes' }),
@@ -108,7 +117,7 @@ function optionsOf({ tls, tlsVerify, insecure }: ListenFlags): Readonly<Record<s
   }
 }
 
-function flagsOf({ tls, ...words }: Readonly<Record<string, string>>): ListenFlags {
+function flagsOf({ tls, ...words }: Options): ListenFlags {
   return { tls, tlsVerify: words['tls-verify'] === 'yes', insecure: words.insecure === 'yes' }
 }
 

@@ -3,6 +3,7 @@ import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { exportPoint } from '../recovery/export.ts'
 import type { Exporter, ListenAddress } from '../recovery/exporter.ts'
 import { changedSince } from './changed-since.ts'
+import { type LimitFlags, limitOptions, limitWordsOf, serverLimits } from './export-limits.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import { overlaidFile } from './export-overlay.ts'
 import { type ExportSessionFlags, serveExportSession } from './export-session.ts'
@@ -12,7 +13,7 @@ import { nbdExporter } from './nbd-exporter.ts'
 import { pointToRead } from './suspect-points.ts'
 import { verb } from './verb.ts'
 
-interface Flags extends ListenFlags, LiveReadFlags {
+interface Flags extends ListenFlags, LiveReadFlags, LimitFlags {
   readonly session?: string
   readonly file?: string
   readonly writable?: boolean
@@ -27,10 +28,11 @@ export const exportCommand = verb<Flags>({
     '--repo /srv/backup export web1@latest --socket /run/web1.nbd',
     '--repo /srv/backup export web1@latest --listen 0.0.0.0:10809 --tls /etc/lifeboat/tls --tls-verify',
     '--repo /srv/backup export web1@latest --session test --socket /run/web1.nbd --writable',
+    '--repo /srv/backup export web1@latest --listen 0.0.0.0:10809 --insecure --max-connections 8 --idle-timeout 1h',
     'export --file disk.raw --socket /run/disk.nbd --writable',
   ],
   options: command =>
-    liveReadOptions(command)
+    limitOptions(liveReadOptions(command))
       .option('--socket <path>', 'Unix socket to listen on')
       .option('--listen <host:port>', 'TCP address to listen on; needs --tls or --insecure')
       .option(
@@ -63,7 +65,8 @@ export const exportCommand = verb<Flags>({
       })
     const listen = listenAt(flags, surroundings.environment)
     const security = await securityOf(flags, surroundings.clock.now())
-    const serving: Serving = { listen, exporter: nbdExporter(surroundings.clock, output, security) }
+    const limits = serverLimits(limitWordsOf(flags))
+    const serving: Serving = { listen, exporter: nbdExporter(surroundings.clock, output, security, limits) }
     if (flags.file !== undefined) await serveFile(invocation, flags.file, serving, flags)
     else await servePoint(invocation, text ?? '', serving, flags)
     return undefined

@@ -1,7 +1,7 @@
 /** The exporter that recovery is handed: our NBD server. */
 
 import type { Clock } from '../core/clock.ts'
-import { serveNbd } from '../nbd/server.ts'
+import { type NbdServerLimits, serveNbd } from '../nbd/server.ts'
 import type { ServerTls } from '../nbd/tls-server.ts'
 import type { Exporter } from '../recovery/exporter.ts'
 import { unprotected } from './export-listen.ts'
@@ -14,11 +14,16 @@ export interface ExporterSecurity {
 }
 
 export const nbdExporter =
-  (clock: Clock, output: Output, { tls, insecure = false }: ExporterSecurity = {}): Exporter =>
+  (
+    clock: Clock,
+    output: Output,
+    { tls, insecure = false }: ExporterSecurity = {},
+    limits: Partial<NbdServerLimits> = {},
+  ): Exporter =>
   async ({ exports, listen, signal }) => {
     signal?.throwIfAborted()
     const log = (line: string) => output.message(line)
-    const server = await serveNbd({ exports, listen, clock, log, tls, plainToo: insecure })
+    const server = await serveNbd({ exports, listen, clock, log, tls, plainToo: insecure, limits })
     // What kind of socket was passed is known only when it is used. Nobody has been accepted yet.
     if ('host' in server.address && tls === undefined && !insecure) {
       await server.stop()

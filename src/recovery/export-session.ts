@@ -32,7 +32,7 @@ export interface ExportSessionRequest extends AbortOptions, SessionPlace {
   readonly listen?: SessionServe['listen']
   /** Of a new session. Needs `openOverlays`. */
   readonly writable?: boolean
-  /** Words that the exporter was made with, kept for those who resume. */
+  /** Words that the exporter was made with, kept for those who resume. Default: those of the session that resumes. */
   readonly options?: Readonly<Record<string, string>>
   readonly openOverlays: OpenOverlays
   readonly exporter: Exporter
@@ -156,7 +156,7 @@ async function serve(
 
 function serveOf({ listen, writable = false, disks, options }: ExportSessionRequest, session: Session): SessionServe {
   const before = session.state()?.serve
-  if (before) return listen ? { ...before, listen } : before
+  if (before) return { ...before, ...(listen && { listen }), ...(options && { options }) }
   return {
     listen: listen ?? { socket: session.socketPath('nbd') },
     writable,
