@@ -12,13 +12,20 @@ export interface ExportedPoint extends AsyncDisposable {
   readonly t: CommandLine
   readonly fake: S3Fake
   readonly proxy: ChaosProxy
-  /** Of its disk. */
+  /** Of its first disk, and of all. */
   readonly content: Buffer
-  /** Serves the point while `work` reads from it. Gives how many GETs of packs that took, and what the export said. */
-  serve(flags: string, work: (guest: NbdClient) => Promise<void>): Promise<{ gets: number; stderr: string }>
+  readonly contents: readonly Buffer[]
+  /** Serves the point while `work` reads from its disks, each by a client of its own. Gives how many GETs of packs that took, and what the export said. */
+  serve(
+    flags: string,
+    work: (...guests: [NbdClient, ...NbdClient[]]) => Promise<void>,
+  ): Promise<{ gets: number; stderr: string }>
 }
 
-export async function exportedPoint(size: number): Promise<ExportedPoint> {
+export async function exportedPoint(
+  size: number,
+  disks: readonly [string, ...string[]] = ['vda'],
+): Promise<ExportedPoint> {
   await using cleanup = new AsyncDisposableStack()
   const fake = cleanup.use(await startS3Fake({ buckets: { bucket: {} } }))
   const proxy = cleanup.use(await startChaosProxy({ upstream: fake.endpoint }))
@@ -30,9 +37,10 @@ export async function exportedPoint(size: number): Promise<ExportedPoint> {
     }),
   )
   Object.assign(t.environment, { LIFEBOAT_KEY_FILE: t.at('key'), LIFEBOAT_CACHE_DIR: t.at('cache') })
-  const content = patternBytes(size, 3)
-  await writeFile(t.at('disk.raw'), content)
-  for (const words of ['init', `backup vm --image vda=${t.at('disk.raw')}`]) {
+  const contents = disks.map((_, n) => patternBytes(size, 3 + n))
+  for (const [n, name] of disks.entries()) await writeFile(t.at(`${name}.raw`), contents[n]!)
+  const images = disks.map(name => `--image ${name}=${t.at(`${name}.raw`)}`).join(' ')
+  for (const words of ['init', `backup vm ${images}`]) {
     const answer = await t.json(words)
     assert.equal(answer.code, 0, answer.stderr)
   }
@@ -41,33 +49,47 @@ export async function exportedPoint(size: number): Promise<ExportedPoint> {
     t,
     fake,
     proxy,
-    content,
-    serve: (flags, work) => serve(t, fake, flags, work),
+    content: contents[0]!,
+    contents,
+    serve: (flags, work) => serve({ t, fake, disks, flags }, work),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   }
 }
 
-async function serve(t: CommandLine, fake: S3Fake, flags: string, work: (guest: NbdClient) => Promise<void>) {
+interface Serving {
+  readonly t: CommandLine
+  readonly fake: S3Fake
+  readonly disks: readonly [string, ...string[]]
+  readonly flags: string
+}
+
+async function serve(
+  { t, fake, disks, flags }: Serving,
+  work: (...guests: [NbdClient, ...NbdClient[]]) => Promise<void>,
+) {
   const socket = t.at('guest.sock')
   const stop = new AbortController()
   const before = fake.requests.length
-  const serving = t.run(`export vm@latest/vda --socket ${socket} ${flags}`, { signal: stop.signal })
+  const serving = t.run(`export vm@latest --socket ${socket} ${flags}`, { signal: stop.signal })
   let ended = false
   void serving.finally(() => {
     ended = true
   })
-  const connect = async (): Promise<NbdClient> => {
+  const connect = async (exportName: string): Promise<NbdClient> => {
     for (;;)
       try {
-        return await connectNbd({ socket, exportName: 'vda', contexts: ['base:allocation'], clock: systemClock })
+        return await connectNbd({ socket, exportName, contexts: ['base:allocation'], clock: systemClock })
       } catch (error) {
         if (ended) throw error
         await systemClock.sleep(20)
       }
   }
   try {
-    await using guest = await connect()
-    await work(guest)
+    await using open = new AsyncDisposableStack()
+    const [first, ...others] = disks
+    const guests: [NbdClient, ...NbdClient[]] = [open.use(await connect(first))]
+    for (const disk of others) guests.push(open.use(await connect(disk)))
+    await work(...guests)
   } finally {
     stop.abort()
     await serving

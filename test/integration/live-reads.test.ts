@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { MiB } from '../../src/core/limits.ts'
 import type { NbdClient } from '../../src/nbd/client.ts'
 import { commandLine } from '../doubles/command-line.ts'
-import { exportedPoint } from '../doubles/exported-point.ts'
+import { type ExportedPoint, exportedPoint } from '../doubles/exported-point.ts'
 
 const SIZE = 8 * MiB
 
@@ -17,6 +17,9 @@ const readAll = (content: Buffer) => async (guest: NbdClient) => {
     assert.ok(bytes.equals(content.subarray(offset, offset + bytes.length)), `at ${offset}`)
   }
 }
+
+const packsAsked = ({ fake }: ExportedPoint) =>
+  fake.requests.filter(({ operation, key }) => operation === 'GetObject' && /\/packs\//.test(key)).length
 
 test('what one export has fetched, the next one reads from the local disk; it lies there encrypted, and damage is fetched again', async () => {
   await using point = await exportedPoint(SIZE)
@@ -52,6 +55,24 @@ test('what one export has fetched, the next one reads from the local disk; it li
     0,
     'what was fetched again is kept again',
   )
+})
+
+test('--cache-size bounds the memory of all disks of a process together', async () => {
+  await using point = await exportedPoint(SIZE, ['vda', 'vdb', 'vdc'])
+  /** GETs of a second pass over all disks. */
+  const secondPass = async (cacheSize: string) => {
+    let before = 0
+    await point.serve(`--disk-cache-size 0 --cache-size ${cacheSize}`, async (...guests) => {
+      for (const [n, guest] of guests.entries()) await readAll(point.contents[n]!)(guest)
+      before = packsAsked(point)
+      for (const [n, guest] of guests.entries()) await readAll(point.contents[n]!)(guest)
+    })
+    return packsAsked(point) - before
+  }
+  const [ofAll, ofOne] = [await secondPass('32MiB'), await secondPass('12MiB')]
+  process.stdout.write(`read again, 3 x 8 MiB take ${ofAll} GETs with 32 MiB of cache, ${ofOne} with 12 MiB\n`)
+  assert.equal(ofAll, 0)
+  assert.ok(ofOne > 6, 'each disk alone would fit')
 })
 
 test('a cache folder that cannot be used is told once and fails no read', async () => {
