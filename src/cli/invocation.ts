@@ -243,7 +243,7 @@ export class Invocation {
   }
 }
 
-function parseRate(text: string): number {
+export function parseRate(text: string): number {
   const rate = parseBytes(text, '--limit-rate')
   if (rate >= 1) return rate
   throw new LifeboatError('usage', `--limit-rate ${text} would never end`, {

@@ -102,7 +102,9 @@ const failureOf = (error: unknown, { aborted, reason }: AbortSignal): unknown =>
 
 /** The parser's complaint, with the help that fits. */
 function wrongWords({ code, message }: CommanderError, { commands }: Command, argv: readonly string[]): LifeboatError {
-  const named = commands.map(command => command.name()).find(name => argv.includes(name))
+  const names = commands.map(command => command.name())
+  // The first: what follows it are its own words.
+  const named = argv.find(word => names.includes(word))
   // Without any command it has shown the help already.
   if (code === 'commander.help') return new LifeboatError('usage', 'no command was named', { hint: HELP_HINT })
   return new LifeboatError('usage', message.replace(/^error: /, '').replaceAll('\n', ' '), {

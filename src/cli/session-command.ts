@@ -1,10 +1,9 @@
 /** Carries out a command on a session: by its owner where it is live, by this process where it is stopped. */
 import { ChunkCache } from '../cache/chunk-cache.ts'
-import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { askSession } from '../recovery/control-client.ts'
 import type { Fields } from '../recovery/control-protocol.ts'
-import { controlSocketOf, showSession } from '../recovery/session.ts'
+import { controlSocketOf, knownSession, showSession } from '../recovery/session.ts'
 import { CommandRunner, type SessionCommands } from '../recovery/session-commands.ts'
 import { openStoppedSession } from '../recovery/stopped-session.ts'
 import type { Invocation } from './invocation.ts'
@@ -25,10 +24,10 @@ const CACHE_BYTES = 64 * 1024 * 1024
 export async function callSession(asked: Invocation, call: SessionCall): Promise<Fields> {
   const { session: name, command, request = {}, commands, progress = () => {} } = call
   const { signal, stateDir, surroundings } = asked
-  const { session: state, owner, problem } = await showSession(stateDir, name)
+  const { session: known, owner } = await showSession(stateDir, name)
   if (owner !== undefined)
     return await askSession({
-      socket: controlSocketOf(stateDir, name, state),
+      socket: controlSocketOf(stateDir, name, known),
       command,
       request,
       progress,
@@ -36,7 +35,7 @@ export async function callSession(asked: Invocation, call: SessionCall): Promise
       clock: surroundings.clock,
       signal,
     })
-  if (!state) throw new LifeboatError('session-damaged', `session ${name} cannot be used: ${problem}`)
+  const state = known ?? (await knownSession(stateDir, name))
   const invocation = asked.at(state.repository.url)
   await using opened = await openRepositoryOf(state, () => invocation.openRepository())
   const live = await openStoppedSession({

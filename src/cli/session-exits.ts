@@ -5,11 +5,11 @@ import { commitCommand } from '../recovery/commit.ts'
 import type { Fields } from '../recovery/control-protocol.ts'
 import { migrateCommand } from '../recovery/migrate.ts'
 import { type SessionCommands, sessionCommands } from '../recovery/session-commands.ts'
-import type { Invocation } from './invocation.ts'
+import { type Invocation, parseRate } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { phasedBar } from './phased-bar.ts'
 import { callSession } from './session-command.ts'
-import { formatBytes, formatSeconds, parseBytes } from './units.ts'
+import { formatBytes, formatSeconds } from './units.ts'
 
 /** What can be asked of a session, wherever it is served. The backup path is loaded when it is needed. */
 export const commandsOf = ({ surroundings, output }: Invocation): SessionCommands => ({
@@ -32,7 +32,7 @@ export async function commitSession(invocation: Invocation, session: string): Pr
     const disks = Array.isArray(result.disks) ? (result.disks as readonly Fields[]) : []
     const sum = (name: string) => disks.reduce((total, disk) => total + Number(disk[name] ?? 0), 0)
     output.line(
-      `${result.point}: committed in ${formatSeconds(Number(result.seconds))}, ${formatBytes(sum('bytesRead'))} read, ${formatBytes(sum('bytesStored'))} stored; the session goes on against it`,
+      `${result.point}: ${result.consistency}-consistent, committed in ${formatSeconds(Number(result.seconds))}, ${formatBytes(sum('bytesRead'))} read, ${formatBytes(sum('bytesStored'))} stored; the session goes on against it`,
     )
   })
   return undefined
@@ -53,7 +53,7 @@ export async function migrateSession(
   const targets = to.map(parseTarget)
   const request = {
     targets,
-    ...(limitRate !== undefined && { bytesPerSecond: parseBytes(limitRate, '--limit-rate') }),
+    ...(limitRate !== undefined && { bytesPerSecond: parseRate(limitRate) }),
   }
   const result = await withBar(
     invocation,
@@ -66,8 +66,10 @@ export async function migrateSession(
   )
   output.result(result, () => {
     for (const target of targets) output.line(`${target.disk ?? 'the disk'} is on ${target.path} now`)
-    output.line(`session ${session} has ended; its VM runs on. Remove what is left of it when the VM is off:`)
-    output.line(`  lifeboat session discard ${session}`)
+    // Of an export nothing is told of what moved: no VM of ours did.
+    const isVm = result.moved !== undefined
+    const what = isVm ? 'its VM runs on. Remove what is left of it when the VM is off' : 'remove what is left of it'
+    output.line(`session ${session} has ended; ${what}: lifeboat session discard ${session}`)
   })
   return undefined
 }
@@ -89,7 +91,17 @@ async function withBar(
     const { phase, done, total } = doneOf(told)
     bar.update(phase, done, total, { say: formatBytes })
   }
-  const { warnings, ...result } = await callSession(invocation, { ...call, commands: commandsOf(invocation), progress })
+  const { warnings, ...result } = await callSession(invocation, {
+    ...call,
+    commands: commandsOf(invocation),
+    progress,
+  }).catch(error => {
+    bar.stop()
+    const { session, command } = call
+    if (invocation.signal.aborted)
+      output.message(`the ${command} is taken back unless it is past that: lifeboat session show ${session}`)
+    throw error
+  })
   bar.stop()
   for (const warning of Array.isArray(warnings) ? warnings : []) output.warning(String(warning))
   return result

@@ -1,14 +1,14 @@
 /** `session resume NAME`: whoever served it is gone; this process serves it from now on. */
 import { bootPoint } from '../recovery/boot.ts'
-import { readSession } from '../recovery/session.ts'
+import { knownSession } from '../recovery/session.ts'
 import { serveBoot } from './boot.ts'
 import { resumeExport } from './export-session.ts'
+import { openToResume } from './hydrate.ts'
 import type { Invocation } from './invocation.ts'
-import { type LiveReadFlags, openForLiveReads } from './live-reads.ts'
+import type { LiveReadFlags } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
-import { openRepositoryOf, pointOf } from './session-repository.ts'
 import { parseBytes } from './units.ts'
 
 export interface ResumeFlags extends LiveReadFlags {
@@ -16,15 +16,15 @@ export interface ResumeFlags extends LiveReadFlags {
 }
 
 export async function resumeSession(asked: Invocation, name: string, flags: ResumeFlags): Promise<number> {
-  const state = await readSession(asked.stateDir, name)
+  const state = await knownSession(asked.stateDir, name)
   const invocation = asked.at(state.repository.url)
-  await using opened = await openRepositoryOf(state, () => openForLiveReads(invocation, flags))
+  await using opened = await openToResume(invocation, state, flags)
   if (state.kind === 'export') return await resumeExport(invocation, opened, state)
   const { output, signal, surroundings } = invocation
   await using running = await bootPoint({
     ...sessionPlace(invocation),
     repository: opened.repository,
-    point: await pointOf(opened, state, signal),
+    point: opened.point,
     session: name,
     resume: true,
     exporter: nbdExporter(surroundings.clock, output),

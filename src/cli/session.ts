@@ -1,5 +1,5 @@
 import { stat } from 'node:fs/promises'
-import { LifeboatError } from '../core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { askSession } from '../recovery/control-client.ts'
 import {
@@ -8,6 +8,7 @@ import {
   discardSession,
   listSessions,
   pinsOf,
+  readSession,
   type SessionSummary,
   showSession,
 } from '../recovery/session.ts'
@@ -25,6 +26,7 @@ import { verb } from './verb.ts'
 interface Flags extends ResumeFlags, MigrateFlags {
   readonly all?: boolean
   readonly detach?: boolean
+  readonly leavePin?: boolean
   readonly systemd?: boolean
 }
 
@@ -49,12 +51,15 @@ export const sessionCommand = verb<Flags>({
       .option('--detach', 'resume: return when it runs')
       .option('--to <[disk=]path[,format=f]>', 'migrate: a new file or a block device, for each disk', collect)
       .option('--limit-rate <rate>', 'migrate: bytes a second of each disk, for example 50MiB')
+      .option('--leave-pin', 'discard: also where its repository is gone or cannot be opened; its pin stays there')
       .option('--systemd', 'resume --all: start the unit lifeboat-session@NAME of each')
       .option('--reserve <size>', 'resume: pause the guest while less is free for its writes')
       .option('--cache-size <size>', 'resume: memory for decoded chunks', '256MiB')
       .option('--disk-cache-size <size>', "resume: what of this host's disk may hold fetched chunks (8GiB)"),
   async run(invocation, [action = '', name], flags) {
-    if (action === 'list') return print(invocation, await listSessions(invocation.stateDir))
+    if (action === 'list' && name === undefined) return print(invocation, await listSessions(invocation.stateDir))
+    if (action === 'list')
+      throw new LifeboatError('usage', 'session list takes no name', { hint: `lifeboat session show ${name}` })
     if (action === 'resume' && flags.all) {
       if (name === undefined) return await resumeAll(invocation, flags)
       throw new LifeboatError('usage', 'a name and --all contradict each other', { hint: 'leave one of them out' })
@@ -68,7 +73,7 @@ export const sessionCommand = verb<Flags>({
     if (action === 'resume') return await resumeSession(invocation, name, flags)
     if (action === 'commit') return await commitSession(invocation, name)
     if (action === 'migrate') return await migrateSession(invocation, name, flags)
-    if (action === 'discard') return await discard(invocation, name)
+    if (action === 'discard') return await discard(invocation, name, flags)
     throw new LifeboatError('usage', `session ${action} is not known`, {
       hint: 'list, show, resume, commit, migrate and discard are',
     })
@@ -186,9 +191,13 @@ function stateText({
   return pausedFor ? `${state}, paused for ${pausedFor}` : state
 }
 
-async function discard(asked: Invocation, name: string): Promise<undefined> {
+async function discard(
+  asked: Invocation,
+  name: string,
+  { leavePin = false }: { readonly leavePin?: boolean },
+): Promise<undefined> {
   const { output, signal, stateDir, surroundings } = asked
-  const { session, owner } = await showSession(stateDir, name)
+  const { session, state, owner } = await showSession(stateDir, name)
   if (owner !== undefined) {
     const socket = controlSocketOf(stateDir, name, session)
     await askSession({
@@ -198,8 +207,13 @@ async function discard(asked: Invocation, name: string): Promise<undefined> {
       clock: surroundings.clock,
       signal,
     })
-  } else if (!session || pinsOf(session).length === 0) await discardSession(sessionPlace(asked), name, async () => {})
-  else {
+  } else if (!session || leavePin || pinsOf(session).length === 0) {
+    if (state === 'damaged') await refuseNewer(stateDir, name)
+    await discardSession(sessionPlace(asked), name, async () => {})
+    if (state === 'damaged') output.warning(`which pin it had in its repository cannot be told any more: ${PIN_HINT}`)
+    for (const pin of session ? pinsOf(session) : [])
+      output.warning(`pin ${pin} stays in ${session?.repository.url}, if it is there: ${PIN_HINT}`)
+  } else {
     await using opened = await openRepositoryOf(session, () => asked.at(session.repository.url).openRepository())
     await discardSession(sessionPlace(asked), name, async state => {
       for (const pin of pinsOf(state)) await opened.repository.dropPin(pin, { signal })
@@ -207,4 +221,13 @@ async function discard(asked: Invocation, name: string): Promise<undefined> {
   }
   output.result({ discarded: name }, () => output.line(`session ${name} and its writes are gone`))
   return undefined
+}
+
+const PIN_HINT = '`lifeboat gc --dry-run` names those that keep points, `lifeboat unlock --pin ID` removes one'
+
+/** A session that this version cannot read is not damaged, and its VM is not to be killed by mistake. */
+async function refuseNewer(stateDir: string, name: string): Promise<void> {
+  await readSession(stateDir, name).catch(error => {
+    if (isLifeboatError(error, 'session-newer')) throw error
+  })
 }

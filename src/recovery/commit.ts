@@ -15,6 +15,7 @@ import type { Hypervisor } from '../hypervisor/hypervisor.ts'
 import { imageHypervisor } from '../hypervisor/images.ts'
 import { qemuHypervisor } from '../hypervisor/qemu/qemu-hypervisor.ts'
 import type { Repository } from '../repository/repository.ts'
+import { checkOverlay } from './check-overlay.ts'
 import type { Fields } from './control-protocol.ts'
 import { described } from './described-capture.ts'
 import type { Exporter } from './exporter.ts'
@@ -138,6 +139,8 @@ async function sourceOf(
   }
   refuseAfterPivot(state)
   const images = imagesOf(state)
+  // What QEMU left when it was killed is looked at before it becomes a point that others trust.
+  for (const { path } of images) await checkOverlay(path, options)
   // The overlays' backing images are our exports, which are served for as long as qemu-nbd reads them.
   const exports = session.disks.map(({ name, base }) => ({ name, device: base, readOnly: true }))
   const server = await exporter({ exports, listen: { socket: state.sockets.nbd ?? '' }, ...options })

@@ -45,7 +45,8 @@ export interface LiveDisk {
  * stopped: QEMU ends in order, then the servers; overlays, state and pin stay, and `session resume` goes on.
  * discarded: QEMU is killed, the servers end, pins and folder go. Nothing is left.
  * migrated: QEMU is left alone (its disks are elsewhere now), the servers end, the pins go. The folder stays for QEMU's
- * sockets, and `session discard` removes it without touching QEMU. The command removes the overlays' files before.
+ * sockets, and `session discard` removes it without touching QEMU, with pins that a store that was away still has. The command
+ * removes the overlays' files.
  */
 export type SessionEnd = 'stopped' | 'discarded' | 'migrated'
 

@@ -5,11 +5,11 @@
  */
 import { rm, stat } from 'node:fs/promises'
 import type { BlockReader } from '../block/block-device.ts'
-import { LifeboatError } from '../core/errors.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits, MiB } from '../core/limits.ts'
 import { type Range, rangeEnd, totalLength } from '../core/range.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
-import type { MigrationTarget } from '../hypervisor/qemu/migration-target.ts'
+import { type MigrationTarget, targetExists } from '../hypervisor/qemu/migration-target.ts'
 import type { Fields } from './control-protocol.ts'
 import type { GatedOverlays, WriteWatch } from './gated-overlays.ts'
 import type { LiveSession } from './live-session.ts'
@@ -40,14 +40,7 @@ export async function migrateExport(
   const pace = new Pace(session, bytesPerSecond)
   try {
     for (const { disk, target } of matched(session, targets))
-      copies.push({
-        ...disk,
-        path: target.path,
-        target: await openTarget(
-          { output: target.path, random: session.random, onto: await isDevice(target.path) },
-          disk.size,
-        ),
-      })
+      copies.push({ ...disk, path: target.path, target: await newTarget(session, target, disk.size) })
     await copyInstant(overlays, copies, pace, { signal, progress })
     await catchUp(overlays, copies, watch, pace, { signal })
     await overlays.refuseWrites('the disk is moving to another place')
@@ -94,7 +87,16 @@ function matched(session: LiveSession, targets: readonly MigrationTarget[]) {
   })
 }
 
-const isDevice = async (path: string): Promise<boolean> =>
+/** What is there is never replaced, but for a device. */
+async function newTarget({ random }: LiveSession, { path: output }: MigrationTarget, size: number) {
+  const onto = await isBlockDevice(output)
+  return await openTarget({ output, random, onto }, size).catch((error: unknown) => {
+    throw isLifeboatError(error, 'output-exists') ? targetExists(output) : error
+  })
+}
+
+/** Follows links: /dev/vg/name is one. */
+export const isBlockDevice = async (path: string): Promise<boolean> =>
   await stat(path).then(
     found => found.isBlockDevice(),
     () => false,

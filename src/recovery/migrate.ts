@@ -13,7 +13,8 @@ import type { MigrationTarget } from '../hypervisor/qemu/migration-target.ts'
 import type { QmpClient } from '../hypervisor/qemu/qmp.ts'
 import type { Fields } from './control-protocol.ts'
 import type { LiveSession } from './live-session.ts'
-import { migrateExport } from './migrate-export.ts'
+import { isBlockDevice, migrateExport } from './migrate-export.ts'
+import { openTarget } from './restore-target.ts'
 import type { CommandOptions, SessionCommand } from './session-commands.ts'
 import type { SessionMigration } from './session-state.ts'
 
@@ -21,14 +22,12 @@ import type { SessionMigration } from './session-state.ts'
 export const migrateCommand: SessionCommand = { isExclusive: true, run: migrateSession }
 
 async function migrateSession(session: LiveSession, request: Fields, options: CommandOptions): Promise<Fields> {
-  const { name, qmp, clock, folder } = session
+  const { qmp, clock, folder } = session
   const { targets, bytesPerSecond } = parseMigration(session, request)
   if (session.overlays && session.isServing)
     return migrateExport(session, session.overlays, { targets, bytesPerSecond }, options)
-  if (!qmp)
-    throw new LifeboatError('usage', `session ${name} has no running VM to migrate`, {
-      hint: `Resume it first (lifeboat session resume ${name}), or restore its disks after a commit.`,
-    })
+  if (!qmp) throw nothingToMove(session)
+  for (const { disk, path: file } of targets) await refuseUnfitDevice(session, disk, file)
   const warnings: string[] = []
   const before = session.state().migration
   const setPhase = (phase: SessionMigration['phase']) =>
@@ -54,7 +53,8 @@ async function migrateSession(session: LiveSession, request: Fields, options: Co
       await session.update(({ migration: _, ...state }) => state)
     throw error
   }
-  // The overlays are history: what they held has been found on the targets.
+  // The overlays are history: what they held has been found on the targets. Whoever discards the session from now on leaves QEMU alone.
+  await session.update(state => ({ ...state, state: 'migrated' }))
   await letGo(qmp, session.state().disks.length, warnings)
   for (const { overlay } of session.state().disks) if (overlay) await rm(overlay.path, { force: true })
   await session.end('migrated')
@@ -63,6 +63,17 @@ async function migrateSession(session: LiveSession, request: Fields, options: Co
     moved: moved.length,
     warnings,
   }
+}
+
+function nothingToMove(session: LiveSession): LifeboatError {
+  const { name, serve, point } = session.state()
+  if (serve && !serve.writable)
+    return new LifeboatError('usage', `session ${name} takes no writes: there is nothing to migrate`, {
+      hint: `Restore the point instead: lifeboat restore ${point.vm}@${point.id} --output FOLDER`,
+    })
+  return new LifeboatError('usage', `session ${name} does not run: only what runs is migrated`, {
+    hint: `Resume it first (lifeboat session resume ${name}), or commit it and restore the new point.`,
+  })
 }
 
 /** QEMU's nodes of overlay and export, as qemu-disks.ts has named them. */
@@ -74,6 +85,14 @@ async function letGo(qmp: QmpClient, diskCount: number, warnings: string[]): Pro
         .catch(error => warnings.push(`QEMU keeps ${node}: ${messageOf(error)}`))
 }
 
+/** QEMU would write to a device that is mounted, or part of an array. Throws 'usage' and 'output-failed'. */
+async function refuseUnfitDevice(session: LiveSession, disk: string, file: string): Promise<void> {
+  const size = session.disks.find(({ name }) => name === disk)?.size
+  if (size === undefined || !(await isBlockDevice(file))) return
+  const target = await openTarget({ output: file, onto: true, random: session.random }, size)
+  await target.abandon()
+}
+
 /** From another process of this user. A target without a disk is that of the only one. */
 function parseMigration(
   session: LiveSession,
@@ -82,6 +101,7 @@ function parseMigration(
   const { targets, bytesPerSecond } = request
   if (!Array.isArray(targets)) throw unreadable('targets')
   const [only] = session.disks.length === 1 ? session.disks : []
+  const taken = new Set<string>()
   return {
     targets: targets.map((target: unknown) => {
       if (typeof target !== 'object' || target === null || !('path' in target) || typeof target.path !== 'string')
@@ -93,6 +113,11 @@ function parseMigration(
         throw new LifeboatError('usage', `session ${session.name} has several disks: which goes to ${target.path}?`, {
           hint: session.disks.map(({ name }) => `--to ${name}=PATH`).join(' '),
         })
+      if (taken.has(target.path))
+        throw new LifeboatError('usage', `two disks cannot both go to ${target.path}`, {
+          hint: 'Name a target of its own for each disk.',
+        })
+      taken.add(target.path)
       return { disk, path: target.path, format }
     }),
     bytesPerSecond: typeof bytesPerSecond === 'number' && bytesPerSecond > 0 ? bytesPerSecond : undefined,

@@ -155,7 +155,9 @@ export class OwnedSession implements LiveSession {
     try {
       this.#ending.abort()
       await this.#published
+      // First of all: from here on a crash must not make somebody serve, or kill, what has moved.
       if (how === 'discarded') await this.update(state => ({ ...state, state: 'discarding' }))
+      if (how === 'migrated') await this.update(state => ({ ...state, state: 'migrated' }))
       if (how === 'migrated') qemu?.release()
       else await (how === 'discarded' ? qemu?.kill() : qemu?.stop())
       step('guest ended')
@@ -163,15 +165,29 @@ export class OwnedSession implements LiveSession {
       await close()
       step('servers ended')
       if (how === 'stopped') await this.update(state => stopped(state, figures, stoppedBy))
+      else if (how === 'migrated') await this.#dropPinsOfMigrated()
       else {
-        for (const pin of pinsOf(this.state())) await this.repository.dropPin(pin)
-        step('pins dropped')
-        if (how === 'discarded') await session.remove()
-        else await this.update(migrated)
+        await this.#dropPins()
+        await session.remove()
       }
     } finally {
       await session[Symbol.asyncDispose]()
     }
+  }
+
+  async #dropPins(): Promise<void> {
+    for (const pin of pinsOf(this.state())) await this.repository.dropPin(pin)
+    step('pins dropped')
+  }
+
+  /** A store that is away does not make a move that was made a failure: the pins stay written down, and go with the folder. */
+  async #dropPinsOfMigrated(): Promise<void> {
+    try {
+      await this.#dropPins()
+    } catch {
+      return
+    }
+    await this.update(withoutPins)
   }
 
   /** Keeps the figures in the state file fresh for `session list`, while they change. A full disk costs figures, not the guest. */
@@ -200,8 +216,7 @@ const stopped = (
   figures: { ...state.figures, ...figures },
 })
 
-const migrated = ({ point: { pin: _, ...point }, otherPins: __, ...state }: SessionState): SessionState => ({
+const withoutPins = ({ point: { pin: _, ...point }, otherPins: __, ...state }: SessionState): SessionState => ({
   ...state,
   point,
-  state: 'migrated',
 })

@@ -105,7 +105,10 @@ function deviceWord(
       return ['ide-hd', place, ...common, ...withSerial, ...stopping].join(',')
     }
     case 'nvme':
-      // The device insists on a serial number, and has no error policy: it relies on the long reconnect delay alone.
+      // The device insists on a serial number, and has no error policy.
+      warnings.push(
+        `disk ${disk.name} is nvme, which QEMU cannot stop at an error: the guest sees one when the repository is away for longer than --retry-for, or when its writes find no space`,
+      )
       return ['nvme', ...common, `serial=${commaSafe(serial ?? disk.name.slice(0, 20))}`].join(',')
   }
 }

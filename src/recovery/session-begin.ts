@@ -17,11 +17,13 @@ export async function beginState(
     kind,
     newPinId,
     serve,
+    hydrate,
     isStart = true,
   }: {
     readonly kind: SessionState['kind']
     readonly newPinId: string
     readonly serve?: SessionServe
+    readonly hydrate?: SessionState['hydrate']
     /** False for a command that takes a stopped session into its hands. */
     readonly isStart?: boolean
   },
@@ -31,6 +33,7 @@ export async function beginState(
     await session.update(({ otherPins = [], ...state }) => ({
       ...state,
       ...(isStart && { state: 'starting' }),
+      ...(hydrate && { hydrate }),
       bootId,
       otherPins: [...otherPins, newPinId],
     }))
@@ -50,6 +53,7 @@ export async function beginState(
     sockets: {},
     ...(session.runDir !== undefined && { runDir: session.runDir }),
     ...(serve && { serve }),
+    ...(hydrate && { hydrate }),
     figures: {},
   })
 }
@@ -118,4 +122,14 @@ export function refuseAfterPivot({ name, migration, disks }: SessionState): void
       hint: `Start it from there. Should a target not be complete, the state before the move is in ${overlays}. When the VM runs: lifeboat session discard ${name}`,
     },
   )
+}
+
+/** A guest that runs may have moved already, as far as the state file knows: it is nobody's to kill by discarding a session. */
+export function refuseToEndMoved({ name, migration }: SessionState): void {
+  if (migration === undefined || migration.phase === 'copying') return
+  const targets = migration.targets.map(({ path }) => path).join(' and ')
+  throw new LifeboatError('usage', `the VM of session ${name} may run from ${targets} by now, and would be killed`, {
+    details: { object: targets },
+    hint: `Finish the move (lifeboat session resume ${name}, then session migrate once more), or switch the VM off first.`,
+  })
 }

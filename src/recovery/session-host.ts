@@ -43,7 +43,8 @@ export async function hostSession(
   const stop = async (by?: 'shutdown') => {
     // A command that ends the session has gone too far to be taken back: it is waited for, and its answer goes out.
     if (live.isEnding) await control.idle()
-    await control.close(new LifeboatError('interrupted', `session ${live.name} is being stopped`))
+    const hint = `When it is resumed (lifeboat session resume ${live.name}), ask again.`
+    await control.close(new LifeboatError('interrupted', `session ${live.name} is being stopped`, { hint }))
     await live.end('stopped', by)
   }
   const stopOnce = (by?: 'shutdown') => {

@@ -11,6 +11,7 @@ import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import { hostBootId } from './accelerator.ts'
 import { adoptQemu, findQemu, isRunning } from './qemu-process.ts'
+import { refuseToEndMoved } from './session-begin.ts'
 import { busy, lockSession, ownerOf } from './session-lock.ts'
 import { encodeSessionState, parseSessionState, type SessionProcess, type SessionState } from './session-state.ts'
 import { step } from './session-step.ts'
@@ -70,7 +71,7 @@ export const controlSocketOf = (stateDir: string, name: string, state: SessionSt
   path.join(state?.runDir ?? folderOf(stateDir, name), `${CONTROL_SOCKET}.sock`)
 
 const sessionsDir = (stateDir: string): string => path.join(stateDir, 'sessions')
-const folderOf = (stateDir: string, name: string): string => path.join(sessionsDir(stateDir), checkSessionName(name))
+export const folderOf = (stateDir: string, name: string): string => path.join(sessionsDir(stateDir), checkSessionName(name))
 
 /** Throws 'session-exists' where one of that name is there, live or not. */
 export async function createSession(place: SessionPlace, name: string): Promise<Session> {
@@ -102,12 +103,22 @@ export async function createSession(place: SessionPlace, name: string): Promise<
 /** Throws 'no-such-session', 'session-busy', 'session-damaged', 'session-newer'. */
 export async function openSession(place: SessionPlace, name: string): Promise<Session> {
   // Before the lock as well: a lock file needs a folder.
-  const { state, problem } = await showSession(place.stateDir, name)
+  await refuseUnwritten(place.stateDir, name)
+  return own(place, name, folderOf(place.stateDir, name), () => readSession(place.stateDir, name))
+}
+
+/** A session as one that a command is to act on. Throws what is wrong with it. */
+export async function knownSession(stateDir: string, name: string): Promise<SessionState> {
+  await refuseUnwritten(stateDir, name)
+  return readSession(stateDir, name)
+}
+
+async function refuseUnwritten(stateDir: string, name: string): Promise<void> {
+  const { state, problem } = await showSession(stateDir, name)
   if (state === 'unfinished' && problem !== undefined)
     throw new LifeboatError('usage', `the start of session ${name} was interrupted before anything was written`, {
       hint: `Remove it: lifeboat session discard ${name}`,
     })
-  return own(place, name, folderOf(place.stateDir, name), () => readSession(place.stateDir, name))
 }
 
 async function own(
@@ -291,9 +302,11 @@ export async function discardSession(
   if (owner) throw busy(name, owner)
   await using owned = await own(place, name, folder, async () => session)
   const isReleased = session?.state === 'migrated'
+  const guest = session && !isReleased ? await guestOf(folder, session) : undefined
+  if (session && guest) refuseToEndMoved(session)
   if (session && !isReleased) await owned.update(state => ({ ...state, state: 'discarding' }))
   // A migrated VM runs from its own disks, and lives.
-  const process = isReleased ? undefined : session ? await guestOf(folder, session) : await findQemu(folder)
+  const process = isReleased ? undefined : session ? guest : await findQemu(folder)
   if (process) await adoptQemu(process, path.join(folder, QEMU_LOG), place.clock).kill()
   step('guest killed')
   if (session) await dropPins(session)

@@ -19,7 +19,7 @@ import { refuseWhileCaptured, removeOurs, removeRunMarkers } from './leftovers.t
 import { mark, RUN_MARKER } from './markers.ts'
 import { addTarget, type MigrationTarget, makeTarget, PRODUCTION } from './migration-target.ts'
 import { copyBitmaps, type Pivoted, unverifiedSource, verifyCopy, watchTarget } from './migration-verify.ts'
-import type { QmpClient, QmpEvent } from './qmp.ts'
+import { isQmpError, type QmpClient, type QmpEvent } from './qmp.ts'
 
 export interface MigrationProgress {
   readonly disk: string
@@ -174,18 +174,23 @@ async function prepare(
 }
 
 async function startMirror({ guest: { qmp }, bytesPerSecond, signal }: MigrateRequest, move: Move): Promise<void> {
-  await qmp.execute(
-    'blockdev-mirror',
-    {
-      'job-id': move.job,
-      device: move.disk.node,
-      target: move.node,
-      sync: 'full',
-      'copy-mode': 'write-blocking',
-      ...(bytesPerSecond !== undefined && { speed: Math.max(1, Math.floor(bytesPerSecond)) }),
-    },
-    { signal },
-  )
+  const words = {
+    'job-id': move.job,
+    device: move.disk.node,
+    target: move.node,
+    sync: 'full',
+    'copy-mode': 'write-blocking',
+    ...(bytesPerSecond !== undefined && { speed: Math.max(1, Math.floor(bytesPerSecond)) }),
+  }
+  await qmp.execute('blockdev-mirror', words, { signal }).catch(error => {
+    if (!isQmpError(error)) throw error
+    const { path } = move.target
+    throw new LifeboatError('output-failed', `disk ${move.disk.name} cannot be copied to ${path}: ${error.message}`, {
+      details: { object: path },
+      hint: 'Another program may be using it. The guest runs on as before: name a target that is free.',
+      cause: error,
+    })
+  })
 }
 
 /** What QEMU says of jobs that end while nobody asked them to: the reason comes as an event only. */

@@ -24,11 +24,7 @@ export async function makeTarget(
   // Follows links: /dev/vg/name is one.
   const found = await stat(path).catch(() => undefined)
   if (found?.isBlockDevice()) return false
-  if (found && !mayOverwrite(path))
-    throw new LifeboatError('output-exists', `${path} exists`, {
-      details: { object: path },
-      hint: 'Name a file that is not there yet, or a block device.',
-    })
+  if (found && !mayOverwrite(path)) throw targetExists(path)
   if (found) await rm(path)
   try {
     await qemuImg(['create', '-q', '-f', format, path, String(size)], path, { signal })
@@ -43,6 +39,12 @@ export async function makeTarget(
   }
   return true
 }
+
+export const targetExists = (path: string): LifeboatError =>
+  new LifeboatError('output-exists', `${path} exists`, {
+    details: { object: path },
+    hint: 'Name a file that is not there yet, or a block device.',
+  })
 
 /** A raw target on a larger block device keeps the disk's size, so that the guest sees no other disk. */
 export async function addTarget(
