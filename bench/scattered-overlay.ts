@@ -3,10 +3,11 @@
  * names slots without any order, and as much stands in the journal as there ever does. What the blocks hold is left out.
  */
 import path from 'node:path'
-import { createJournal, writeMap } from '../src/block/overlay-checkpoint.ts'
 import { nodeOverlayFiles } from '../src/block/overlay-files.ts'
 import * as F from '../src/block/overlay-format.ts'
+import { createJournal } from '../src/block/overlay-journal.ts'
 import { putBlock } from '../src/block/overlay-pages.ts'
+import { writeMap } from '../src/block/overlay-place.ts'
 import { limits } from '../src/core/limits.ts'
 
 const ID = 'scattered'
@@ -59,8 +60,7 @@ export async function scatteredOverlay(folder: string, size: number, bootId: str
       words[2 * batch + at] = slots + write + F.FIRST_SLOT
       words[3 * batch + at] = 0
     }
-    await journal.file.writeAt(F.sealRecord(record), journal.position)
-    journal.position += record.length
+    await journal.append(F.sealRecord(record))
   }
   await journal.file.sync()
   await journal.file.close()

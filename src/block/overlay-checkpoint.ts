@@ -6,19 +6,13 @@
 import path from 'node:path'
 import type { Clock } from '../core/clock.ts'
 import { limits } from '../core/limits.ts'
-import type { OverlayFile, OverlayFiles } from './overlay-files.ts'
 import * as F from './overlay-format.ts'
+import { createJournal } from './overlay-journal.ts'
 import type { DiskMap, MapPage } from './overlay-map.ts'
+import { type OverlayPlace, writeMap } from './overlay-place.ts'
 import { journalName } from './overlay-recovery.ts'
 import type { SlotRun } from './overlay-space.ts'
-import type { JournalFile, OverlayStore } from './overlay-store.ts'
-
-export interface OverlayPlace {
-  readonly files: OverlayFiles
-  readonly folder: string
-  readonly id: string
-  readonly bootId: string
-}
+import type { OverlayStore } from './overlay-store.ts'
 
 /** What all disks held at one instant, as the stored map names it. */
 export interface MapImage {
@@ -233,35 +227,4 @@ const slotsOf = (runs: readonly SlotRun[]): number[] =>
 
 function clearBit(bits: Uint8Array, at: number): void {
   bits[at >>> 3]! &= ~(1 << (at & 7))
-}
-
-export async function writeMap(place: OverlayPlace, bytes: Uint8Array): Promise<void> {
-  const file = await inPlace(place, 'map', bytes)
-  await file.close()
-}
-
-/** An empty journal, durable with its name before anything in it is. */
-export async function createJournal(place: OverlayPlace, number: number, after: number): Promise<JournalFile> {
-  const { id, bootId } = place
-  const head = Buffer.alloc(F.JOURNAL_HEAD)
-  F.encodeOpening({ version: F.OVERLAY_VERSION, id, number, bootId, after }).copy(head)
-  const file = await inPlace(place, journalName(number), head)
-  return { number, file, position: F.JOURNAL_HEAD, reserved: F.JOURNAL_HEAD, torn: false }
-}
-
-/** A file whole under its name, or not at all. */
-async function inPlace({ files, folder }: OverlayPlace, name: string, bytes: Uint8Array): Promise<OverlayFile> {
-  const fresh = path.join(folder, `${name}.new`)
-  const file = await files.open(fresh, { create: true })
-  try {
-    await file.truncate(0)
-    await file.writeAt(bytes, 0)
-    await file.sync()
-    await files.rename(fresh, path.join(folder, name))
-    await files.syncFolder(folder)
-    return file
-  } catch (error) {
-    await file.close()
-    throw error
-  }
 }

@@ -16,6 +16,8 @@ const MAP_MAGIC = 'lifeboat-overlay'
 const RECORD_MAGIC = 0x4a_6f_76_31
 export const RECORD_HEAD = 32
 export const JOURNAL_HEAD = 4096
+/** So many zeros, at least, follow the last record of a journal: up to its magic none that was cut off would be. */
+export const JOURNAL_TAIL = 16
 /** Where the two notes of the last sync lie in a journal's head, each in a sector of its own. */
 export const NOTE_POSITIONS = [1024, 1536] as const
 
@@ -92,6 +94,12 @@ export function recordAt(bytes: Buffer, at: number): RecordView | undefined {
     body: record.subarray(RECORD_HEAD),
     end: at + length,
   }
+}
+
+/** Whether the file once reached further: zeros are missing behind `at`, or a part of the record that begins there. */
+export function isCutOff(bytes: Buffer, at: number): boolean {
+  const begun = at + 16 <= bytes.length && bytes.readUInt32LE(at + 8) === RECORD_MAGIC ? bytes.readUInt32LE(at + 12) : 0
+  return at + begun + JOURNAL_TAIL > bytes.length
 }
 
 /** Whether a whole record lies anywhere behind `at`: what is before it was then not cut off, but damaged. */

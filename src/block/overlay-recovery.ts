@@ -11,7 +11,7 @@ export const journalName = (number: number): string => `journal-${number}`
 export interface OverlayRecovery {
   /**
    * 'crash': the process ended without closing, nothing that was acknowledged is lost. 'power-loss', 'failed-sync' and
-   * 'damage': everything that was flushed is there, later writes are not.
+   * 'damage': everything that was flushed is there, later writes are not. Of damage what is lost is not always known.
    */
   readonly kind: 'none' | 'crash' | 'power-loss' | 'failed-sync' | 'damage'
   /** By disk; neighbours joined, and no more than some thousand. */
@@ -80,7 +80,7 @@ export async function readJournals(place: JournalPlace, first: number, synced: n
 function kindOf({ contents, opening }: Journal, bootId: string): OverlayRecovery['kind'] {
   if (contents.failed) return 'failed-sync'
   if (opening.bootId !== bootId) return 'power-loss'
-  return contents.later ? 'damage' : 'crash'
+  return contents.later || contents.cutOff ? 'damage' : 'crash'
 }
 
 interface Journal {
@@ -96,6 +96,7 @@ interface Contents {
   readonly failed: boolean
   /** Behind the first thing that is no record there are records again. */
   readonly later: boolean
+  readonly cutOff: boolean
   readonly note: { readonly end: number } | undefined
   readonly unfinished: number
 }
@@ -159,7 +160,7 @@ function contentsOf(bytes: Buffer, after: number, name: string): Contents {
   const rest = bytes.subarray(at)
   let unfinished = rest.length
   while (unfinished > 0 && rest[unfinished - 1] === 0) unfinished--
-  return { found, marks, end: at, failed, later, note: lastNote(bytes), unfinished }
+  return { found, marks, end: at, failed, later, cutOff: F.isCutOff(bytes, at), note: lastNote(bytes), unfinished }
 }
 
 function lastNote(bytes: Buffer): { end: number } | undefined {

@@ -9,6 +9,7 @@ import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { OverlayFile } from './overlay-files.ts'
 import * as F from './overlay-format.ts'
+import type { Journal } from './overlay-journal.ts'
 import type { DetachedPage, DiskMap, MapShare } from './overlay-map.ts'
 import { applyZero, edgePages, freeAll, putBlock, wordsOf } from './overlay-pages.ts'
 import type { SlotRun, SlotSpace } from './overlay-space.ts'
@@ -40,16 +41,6 @@ interface AloneOp {
 
 type Op = BlocksOp | ZeroOp | AloneOp
 
-export interface JournalFile {
-  readonly number: number
-  readonly file: OverlayFile
-  position: number
-  /** Up to here its space is certain. */
-  reserved: number
-  /** A write of it failed: what lies behind `position` has to go first. */
-  torn: boolean
-}
-
 export class OverlayStore {
   readonly data: OverlayFile
   readonly space: SlotSpace
@@ -57,7 +48,7 @@ export class OverlayStore {
   readonly share: MapShare
   readonly #clock: Clock
   /** The last one takes records; older ones are kept until a map makes them needless. */
-  journals: JournalFile[]
+  journals: Journal[]
   /** Of the last record. */
   sequence: number
   #queue: Op[] = []
@@ -78,7 +69,7 @@ export class OverlayStore {
     space: SlotSpace,
     disks: readonly DiskMap[],
     share: MapShare,
-    journals: readonly JournalFile[],
+    journals: readonly Journal[],
     sequence: number,
     clock: Clock,
   ) {
@@ -91,7 +82,7 @@ export class OverlayStore {
     this.#clock = clock
   }
 
-  get journal(): JournalFile {
+  get journal(): Journal {
     return this.journals.at(-1)!
   }
 
@@ -183,9 +174,7 @@ export class OverlayStore {
   #writeNow(batch: readonly BlocksOp[]): boolean {
     const count = blocksOf(batch)
     if (count > limits.overlayBlocksNow || this.#clock.monotonicMs() < this.#slowUntilMs) return false
-    const { journal } = this
-    if (journal.position + recordBytes(count) > journal.reserved || this.share.dirty > 2 * limits.overlayPagesDirty)
-      return false
+    if (!this.journal.hasRoom(recordBytes(count)) || this.share.dirty > 2 * limits.overlayPagesDirty) return false
     for (const op of batch) if (!pagesAreThere(op)) return false
     const runs = this.space.take(count)
     if (runs === undefined) return false
@@ -207,7 +196,7 @@ export class OverlayStore {
     try {
       const count = blocksOf(batch)
       if (this.share.dirty > 2 * limits.overlayPagesDirty) await this.wantsMap()
-      await this.#reserveJournal(recordBytes(count))
+      await this.journal.reserve(recordBytes(count))
       runs = await this.take(count)
       const plan = this.#plan(batch, runs, count)
       await this.data.writeBlocks(plan, false)
@@ -293,23 +282,8 @@ export class OverlayStore {
 
   #refuse(batch: readonly BlocksOp[], runs: readonly SlotRun[], error: unknown): void {
     for (const { first, count } of runs) for (let slot = first; slot < first + count; slot++) this.space.free(slot)
-    // What is there of the record must not stand behind a later one.
-    this.journal.torn = true
-    this.journal.reserved = 0
+    this.journal.spoil()
     for (const op of batch) op.reject(error)
-  }
-
-  async #reserveJournal(bytes: number): Promise<void> {
-    const { journal } = this
-    if (journal.torn) await journal.file.truncate(journal.position)
-    journal.torn = false
-    if (journal.position + bytes <= journal.reserved) return
-    let step = Math.max(bytes, limits.overlayJournalReserve)
-    await journal.file.reserve(journal.position, step).catch(() => {
-      step = bytes
-      return journal.file.reserve(journal.position, bytes)
-    })
-    journal.reserved = journal.position + step
   }
 
   async #zero({ disk, block, count, resolve, reject }: ZeroOp): Promise<void> {
@@ -320,11 +294,11 @@ export class OverlayStore {
       const words = new Uint32Array(record.buffer, F.RECORD_HEAD, 4)
       putBlock(words, 0, disk.index, block)
       putBlock(words, 2, 0, count)
-      await this.#reserveJournal(record.length)
-      await this.journal.file.writeAt(F.sealRecord(record), this.journal.position)
+      const { journal } = this
+      await journal.write(F.sealRecord(record))
       while (edges.some(page => disk.page(page) === undefined)) await disk.load(edges)
       this.sequence++
-      this.journal.position += record.length
+      journal.position += record.length
       for (const page of applyZero(disk, block, end, slot => this.space.free(slot))) this.reclaim(page)
       resolve()
       this.#grown()
@@ -399,10 +373,7 @@ export class OverlayStore {
       let end = 0
       await alone(async () => {
         marked = this.journal
-        const mark = F.encodeMark(this.sequence, synced)
-        await this.#reserveJournal(mark.length)
-        await marked.file.writeAt(mark, marked.position)
-        marked.position += mark.length
+        await marked.append(F.encodeMark(this.sequence, synced))
         end = marked.position
       })
       await this.syncFiles([marked.file])

@@ -15,16 +15,18 @@ import { limits } from '../core/limits.ts'
 import { type Random, systemRandom } from '../core/random.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { BlockReader } from './block-device.ts'
-import { createJournal, MapKeeper, type OverlayPlace, writeMap } from './overlay-checkpoint.ts'
+import { MapKeeper } from './overlay-checkpoint.ts'
 import { type OverlayDisk, WritableDisk } from './overlay-disk.ts'
 import type { OverlayFiles } from './overlay-files.ts'
 import * as F from './overlay-format.ts'
 import { Freezer, type FrozenOverlays } from './overlay-freeze.ts'
+import { createJournal, Journal } from './overlay-journal.ts'
 import { DiskMap, type MapShare } from './overlay-map.ts'
+import { type OverlayPlace, writeMap } from './overlay-place.ts'
 import { journalName, type OverlayRecovery, readJournals, readWhole } from './overlay-recovery.ts'
 import { recoveryOf, replay } from './overlay-replay.ts'
 import { SlotSpace } from './overlay-space.ts'
-import { type JournalFile, OverlayStore } from './overlay-store.ts'
+import { OverlayStore } from './overlay-store.ts'
 
 /** All disks of one session: one owner, one instant. */
 export interface Overlays extends AsyncDisposable {
@@ -203,12 +205,12 @@ async function olderJournals(
   first: number,
   last: number,
   stack: AsyncDisposableStack,
-): Promise<JournalFile[]> {
+): Promise<Journal[]> {
   const numbers = (await files.names(folder))
     .map(name => Number(/^journal-(\d+)$/.exec(name)?.[1]))
     .filter(number => number <= last)
     .sort((a, b) => a - b)
-  const journals: JournalFile[] = []
+  const journals: Journal[] = []
   for (const number of numbers) {
     const name = path.join(folder, journalName(number))
     if (number < first) {
@@ -218,7 +220,7 @@ async function olderJournals(
     const file = await files.open(name, { create: false })
     stack.defer(() => file.close())
     await file.sync()
-    journals.push({ number, file, position: 0, reserved: 0, torn: false })
+    journals.push(new Journal(number, file, 0))
   }
   return journals
 }

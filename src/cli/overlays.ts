@@ -37,7 +37,7 @@ const WHY: Readonly<Record<OverlayRecovery['kind'], string>> = {
   crash: 'its server was killed; everything that it had acknowledged is there',
   'power-loss': 'this host went down without closing it',
   'failed-sync': 'the disk below it had failed to store what was flushed',
-  damage: 'the end of its journal is damaged',
+  damage: 'the end of its journal is damaged or cut off',
 }
 
 /** What a person has to know of an overlay that was not closed; undefined where nothing has happened. */
@@ -47,6 +47,12 @@ export function recoveryWarning({ kind, lost, lostBytes }: OverlayRecovery): str
     const first = ranges.slice(0, 3).map(({ offset, length }) => `${offset}+${length}`)
     return `${name} at ${first.join(', ')}${ranges.length > 3 ? ` and ${ranges.length - 3} more places` : ''}`
   })
-  const what = lostBytes === 0 ? 'nothing is lost' : `${formatBytes(lostBytes)} written after the last flush are lost`
+  const isKnown = kind !== 'damage'
+  const what =
+    lostBytes > 0
+      ? `${isKnown ? '' : 'at least '}${formatBytes(lostBytes)} written after the last flush are lost`
+      : isKnown
+        ? 'nothing is lost'
+        : 'what was written after the last flush may be lost'
   return `the overlay was not closed: ${WHY[kind]}; ${[what, ...places].join(': ')}`
 }

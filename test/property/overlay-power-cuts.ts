@@ -79,7 +79,7 @@ export async function powerCutStory(
       await (draw() < 0.2 ? new Promise(resolve => setImmediate(resolve)) : Promise.resolve())
     const settles = draw() < 0.3
     if (settles) void settle(overlays).catch(() => {})
-    for (let turns = Math.floor(draw() * (settles ? 40 : 4)); turns > 0; turns--)
+    for (let turns = Math.floor(draw() * (settles ? 12 : 4)); turns > 0; turns--)
       await new Promise(resolve => setImmediate(resolve))
     alive = false
     host.faults.forgetsSyncs = false

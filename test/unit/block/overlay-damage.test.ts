@@ -3,8 +3,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { openOverlays } from '../../../src/block/overlay.ts'
-import { systemClock } from '../../../src/core/clock.ts'
+import { JOURNAL_HEAD, JOURNAL_TAIL, KIND_MARK, recordAt } from '../../../src/block/overlay-format.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
+import { manualClock } from '../../doubles/manual-clock.ts'
 import { PowerCutFiles } from '../../doubles/power-cut-files.ts'
 import { drawing } from '../../doubles/power-cut-inode.ts'
 
@@ -16,7 +17,7 @@ const begun = (host: PowerCutFiles, bootId: string) =>
     folder: '/o',
     disks: [{ name: 'disk', base: memoryDevice(Buffer.alloc(BLOCKS * BLOCK)) }],
     files: host.files(),
-    clock: systemClock,
+    clock: manualClock(),
     bootId,
     reserve: 1 << 18,
   })
@@ -65,8 +66,8 @@ async function judge(host: PowerCutFiles, { flushed, latest }: Story, bootId: st
   let verdict = 'unharmed'
   const bytes = Buffer.alloc(BLOCK)
   const disk = overlays.disk('disk')
-  const told =
-    overlays.recovery.kind !== 'none' && (overlays.recovery.lostBytes > 0 || overlays.recovery.unfinishedBytes > 0)
+  const { kind, lostBytes, unfinishedBytes } = overlays.recovery
+  const told = kind === 'damage' || (kind !== 'none' && (lostBytes > 0 || unfinishedBytes > 0))
   const whole = Buffer.alloc(BLOCKS * BLOCK)
   const readsWhole = await disk.readInto(whole, 0).then(
     () => true,
@@ -110,7 +111,7 @@ test('flipped bits and cut-off files are refused, repaired to the last flush and
   }
   const draw = drawing(7)
   for (const path of paths) {
-    const size = story.host.contents(path).length
+    const size = usedBytes(story.host.contents(path))
     const ends = [...Array(Math.min(size, LOTS * 2)).keys()].flatMap(n => [n, size - 1 - n])
     for (const at of new Set(ends)) await tryOne(path, flipped(at, 1 << Math.floor(draw() * 8)), `byte ${at}`)
     for (let n = 0; n < LOTS; n++) {
@@ -125,3 +126,44 @@ test('flipped bits and cut-off files are refused, repaired to the last flush and
   t.diagnostic(`${paths.join(', ')}: ${JSON.stringify(verdicts)}, silent wrong reads 0`)
   assert.ok(verdicts.refused! > 0 && verdicts.failed! > 0)
 })
+
+test('a journal that was cut off anywhere behind its last flush is told, also where a record ended', async t => {
+  const story = await killed()
+  const path = '/o/journal-2'
+  const bytes = story.host.contents(path)
+  const ends = recordEnds(bytes)
+  const last = ends.at(-1)!
+  const marked = ends.findLast(end => recordAt(bytes, end)?.kind === KIND_MARK)!
+  const verdicts: Record<string, number> = {}
+  const cutAt = async (length: number) => {
+    const host = story.host.copy()
+    host.replace(path, bytes.subarray(0, length))
+    const verdict = await judge(host, story, 'boot', `cut off at ${length}`)
+    verdicts[verdict] = (verdicts[verdict] ?? 0) + 1
+    return verdict
+  }
+  const behindTheMark = ends.filter(end => end > marked && end < last)
+  for (const end of behindTheMark)
+    for (const length of [end, end + 1, end + JOURNAL_TAIL - 1, end + JOURNAL_TAIL, end + JOURNAL_TAIL + 1])
+      assert.equal(await cutAt(length), 'repaired', `${length}`)
+  // All that counts is there: the reserved space is no part of it.
+  for (const length of [last + JOURNAL_TAIL, bytes.length - 1, bytes.length])
+    assert.equal(await cutAt(length), 'unharmed', `${length}`)
+  t.diagnostic(`${behindTheMark.length} records behind the last mark: ${JSON.stringify(verdicts)}`)
+  assert.ok(behindTheMark.length >= 10)
+})
+
+/** Without the space that is reserved for what comes next, but for the first of it. */
+function usedBytes(bytes: Buffer): number {
+  let used = bytes.length
+  while (used > 0 && bytes[used - 1] === 0) used--
+  return Math.min(bytes.length, used + JOURNAL_TAIL)
+}
+
+/** Where records end, each of a mark's two as well. */
+function recordEnds(bytes: Buffer): number[] {
+  const ends: number[] = []
+  for (let record = recordAt(bytes, JOURNAL_HEAD); record !== undefined; record = recordAt(bytes, record.end))
+    ends.push(record.end)
+  return ends
+}
