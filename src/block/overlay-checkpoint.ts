@@ -68,7 +68,7 @@ export class MapKeeper {
 
   /** Stores a map soon; joins one that was asked for. One that fails leaves everything as it was. */
   want(): Promise<void> {
-    if (this.#store.failure !== undefined) return Promise.resolve()
+    if (this.#store.sync.failure !== undefined) return Promise.resolve()
     const { failed } = this.#lastTry
     if (failed !== undefined && this.#clock.monotonicMs() < this.#lastTry.untilMs) return Promise.reject(failed)
     this.#wanted ??= this.exclusively(() => this.save())
@@ -98,7 +98,7 @@ export class MapKeeper {
   async save(atInstant: (image: MapImage) => void = () => {}): Promise<MapImage> {
     const store = this.#store
     // Slots of pages that are gone must have been given up, or the map would keep them for ever.
-    for (let wait = store.reclaimed(); wait !== undefined; wait = store.reclaimed()) await wait
+    await store.reclaimer.ended()
     const instant = await store.alone(() => this.#instant(atInstant))
     try {
       await this.#write(instant)
@@ -123,7 +123,7 @@ export class MapKeeper {
     )
     const slots = slotsOf(changed.length === 0 ? [] : await store.take(changed.length))
     // What comes after relies on all that this journal holds.
-    await store.syncFiles([store.journal.file])
+    await store.sync.files([store.journal.file])
     const next = await createJournal(this.#place, store.journal.number + 1, store.sequence)
     const locations = new Map<DiskMap, Map<number, number>>(store.disks.map(disk => [disk, new Map()]))
     changed.sort((a, b) => a.disk.index - b.disk.index || a.index - b.index)
@@ -169,7 +169,7 @@ export class MapKeeper {
       )
       for (const [n, { disk, place }] of some.entries()) image.disks[disk.index]!.checks[place] = checks[n]!
     }
-    await store.syncFiles([data])
+    await store.sync.files([data])
     await writeMap(this.#place, F.encodeMap(header, image.disks, image.used))
   }
 

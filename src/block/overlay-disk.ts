@@ -68,24 +68,24 @@ export class WritableDisk implements OverlayDisk {
     if (offset % BLOCK === 0 && source.length % BLOCK === 0 && this.#locked.size === 0)
       await this.#store.writeBlocks(this.#map, offset / BLOCK, source)
     else await this.#writeParts(source, offset, signal)
-    if (fua || this.#durable) await this.#store.flush()
+    if (fua || this.#durable) await this.#store.sync.flush()
   }
 
   async zero(range: Range, { fua = false, signal }: WriteOptions = {}): Promise<void> {
     this.#checkWrite(range)
     await this.#zero(range, true, signal)
-    if (fua || this.#durable) await this.#store.flush()
+    if (fua || this.#durable) await this.#store.sync.flush()
   }
 
   /** Whole blocks become zeros; parts of blocks stay as they are. */
   async trim(range: Range, { signal }: AbortOptions = {}): Promise<void> {
     this.#checkWrite(range)
     await this.#zero(range, false, signal)
-    if (this.#durable) await this.#store.flush()
+    if (this.#durable) await this.#store.sync.flush()
   }
 
   flush(): Promise<void> {
-    return this.#store.flush()
+    return this.#store.sync.flush()
   }
 
   /** The overlay owns what lies below. */

@@ -48,7 +48,7 @@ export class Freezer {
     this.#taken = true
     try {
       signal?.throwIfAborted()
-      if (store.failure !== undefined) throw store.failure
+      if (store.sync.failure !== undefined) throw store.sync.failure
       const image = await this.#keeper.exclusively(() => this.#keeper.save(({ used }) => store.space.freeze(used)))
       const share = { data: store.data, resident: 0, dirty: 0 }
       const maps = store.disks.map(({ index, name, base }, n) => new DiskMap(index, name, base, share, image.disks[n]))
@@ -155,7 +155,7 @@ class Frozen implements FrozenOverlays {
         for (const page of some)
           if (isUnchanged(frozen, live, page)) {
             const detached = live.detach(page, BELOW)
-            if (detached !== undefined) store.reclaim(detached)
+            if (detached !== undefined) store.reclaimer.add(detached)
           } else {
             const was = frozen.page(page)
             if (was === undefined) throw new LifeboatError('internal', 'a frozen page is gone')

@@ -116,8 +116,8 @@ export async function openOverlays(options: OpenOverlays): Promise<Overlays> {
     async [Symbol.asyncDispose]() {
       await store.drained()
       // So that the next opening has nothing to replay. What cannot be done now, it does.
-      if (store.failure === undefined)
-        await store
+      if (store.sync.failure === undefined)
+        await store.sync
           .flush()
           .then(() => keeper.want())
           .catch(() => {})
