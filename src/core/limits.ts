@@ -145,6 +145,8 @@ export const limits = {
   s3ConnectMs: 10_000,
   /** Silence on the socket, either way. A Ceph cluster that loses an OSD was seen to pause for 20 s. */
   s3IdleMs: 30_000,
+  /** Of an answer's body, in each s3IdleMs: 48 GETs at once still get that on a line of 420 kbit/s; what trickles is asked for again. */
+  s3BodyBytesMin: 32 * KiB,
   /** A whole request with its upload: 288 MiB at 4 Mbit/s. */
   s3RequestMs: 600_000,
   /** However often a store refuses, it is asked this often: a lease has to be refreshed. */
@@ -229,6 +231,8 @@ export const limits = {
   /** Connections that have chosen an export; those still haggling are counted apart, so that they cannot keep a good client out. */
   nbdConnectionsMax: 128,
   nbdHalfOpenMax: 2048,
+  /** Descriptors that clients leave to the rest: 48 GETs and hedges over a store, files of the caches and overlays, a command; of few, half. */
+  descriptorsKept: 192,
   /** Option payloads of all connections that are still haggling. */
   nbdHandshakeBytesMax: 16 * MiB,
   nbdRequestsInFlight: 128,
@@ -334,6 +338,27 @@ export const limits = {
   /** A restore asks for batches x bytes at once and holds them as they are stored; as plain bytes only where it compares with what is there. Four keep 16 GETs of 1 MiB busy at 2.6:1. */
   restoreBatchBytes: 16 * MiB,
   restoreBatchesInFlight: 4,
+  /** GETs of a hydration under way while no read of the guest waits; otherwise one, so that a guest that never rests delays it and does not end it. */
+  hydrateGets: 6,
+  /** Plain bytes of one of these GETs: together 48 MiB, whatever the chunks shrank to. */
+  hydrateGetPlainBytes: 8 * MiB,
+  /** Pages of a local copy (256 chunks each) whose missing chunks are asked for in the order of the store: 512 MiB of a disk. */
+  hydrateWindowPages: 32,
+  /** Pages in memory, 10 KiB each: 8 GiB of a disk. */
+  hydratePagesKept: 512,
+  /** After so many bytes a hydration makes durable what it has. What was copied since the last time is read and checked after a crash. */
+  hydrateCheckpointBytes: 1 * GiB,
+  /** What guests have fetched and the local copy has yet to write; more is not copied now, so that a slow disk costs neither memory nor time. */
+  hydrateQueueBytes: 32 * MiB,
+  /** Reads of a local copy under way for one read of a guest. */
+  hydrateReadsInFlight: 8,
+  /** How often a hydration looks whether it may go on: for the guest's reads, and for space. */
+  hydrateYieldMs: 50,
+  hydrateSpaceMs: 1_000,
+  /** After a store or a disk that failed. */
+  hydrateRestMs: 10_000,
+  /** The mark of a hydration: the manifest, and 8 bytes for 16 MiB of each disk. */
+  hydrateMarkMax: 512 * MiB,
   /** A session file describes some hundred disks at most. */
   sessionFileMax: 4 * MiB,
   /** How old the figures of a running session may be in its state file, each time an fsync. */

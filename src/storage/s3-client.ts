@@ -4,6 +4,7 @@ import { Agent as HttpsAgent } from 'node:https'
 import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3'
 import { NodeHttpHandler } from '@smithy/node-http-handler'
 import { limits } from '../core/limits.ts'
+import { refuseTrickles } from './s3-trickle.ts'
 
 export interface S3ClientOptions {
   readonly endpoint?: string
@@ -23,7 +24,7 @@ export interface S3ClientOptions {
 const SILENT = { trace() {}, debug() {}, info() {}, warn() {}, error() {} }
 
 export function s3Client(options: S3ClientOptions): S3Client {
-  const { endpoint, credentials, profile } = options
+  const { endpoint, credentials, profile, idleMs = limits.s3IdleMs } = options
   // A store of one's own has no regions, but a signature has to name one.
   const region = options.region ?? (endpoint === undefined ? undefined : 'us-east-1')
   const config: S3ClientConfig = {
@@ -41,7 +42,7 @@ export function s3Client(options: S3ClientOptions): S3Client {
       httpAgent: new HttpAgent({ keepAlive: true, maxSockets: limits.s3SocketsMax }),
       httpsAgent: new HttpsAgent({ keepAlive: true, maxSockets: limits.s3SocketsMax }),
       connectionTimeout: options.connectMs ?? limits.s3ConnectMs,
-      socketTimeout: options.idleMs ?? limits.s3IdleMs,
+      socketTimeout: idleMs,
       requestTimeout: options.requestMs ?? limits.s3RequestMs,
       throwOnRequestTimeout: true,
     }),
@@ -50,7 +51,9 @@ export function s3Client(options: S3ClientOptions): S3Client {
     ...(credentials === undefined ? {} : { credentials }),
     ...(profile === undefined ? {} : { profile }),
   }
-  return new S3Client(config)
+  const client = new S3Client(config)
+  refuseTrickles(client, idleMs)
+  return client
 }
 
 /** Headers of a request or an answer as the SDK's middleware hands them on, which it types as unknown. */

@@ -11,6 +11,7 @@ import {
   PutObjectCommand,
 } from '@aws-sdk/client-s3'
 import { LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { bodyLength, checkKey, checkPrefix, checkRange, clipRange } from './checks.ts'
@@ -34,7 +35,7 @@ export interface S3Options extends S3ClientOptions {
 }
 
 export function s3Store(options: S3Options): ObjectStore {
-  const { bucket, endpoint } = options
+  const { bucket, endpoint, idleMs = limits.s3IdleMs } = options
   const base = options.prefix === '' ? '' : `${options.prefix.replace(/\/+$/, '')}/`
   const client = s3Client(options)
   const sentRequests = sentRequestsOf(client)
@@ -70,7 +71,7 @@ export function s3Store(options: S3Options): ObjectStore {
       try {
         const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`
         const command = new GetObjectCommand({ Bucket: bucket, Key: base + key, VersionId: versionId, Range })
-        const answer = await client.send(command, { abortSignal: signal })
+        const answer = await client.send(command, { abortSignal: signal, requestTimeout: idleMs })
         return await readBody(answer.Body, expectedLength(key, range, answer), key, { signal })
       } catch (error) {
         if (range && statusOf(error) === 416) return new Uint8Array(0)
@@ -93,7 +94,7 @@ export function s3Store(options: S3Options): ObjectStore {
     try {
       return await attempt({ verb: 'head', key, versionId, signal }, async () => {
         const command = new HeadObjectCommand({ Bucket: bucket, Key: base + key, VersionId: versionId })
-        const answer = await client.send(command, { abortSignal: signal })
+        const answer = await client.send(command, { abortSignal: signal, requestTimeout: idleMs })
         if (answer.ContentLength === undefined || answer.LastModified === undefined) throw unmeasured(key)
         return { key, size: answer.ContentLength, modifiedAt: answer.LastModified }
       })

@@ -32,6 +32,8 @@ export type S3Fault =
   | { readonly kind: 'done-but-hang' }
   /** Announces the whole length, sends half, and resets, or falls silent. */
   | { readonly kind: 'half-body'; readonly ending: 'reset' | 'silence' }
+  /** A byte each so many milliseconds: the answer's head, or its body from the middle on. */
+  | { readonly kind: 'trickle'; readonly of: 'head' | 'body'; readonly everyMs: number }
   /** Announces and sends half, so that HTTP itself is content. */
   | { readonly kind: 'wrong-length' }
   | { readonly kind: 'extra-bytes' }

@@ -3,6 +3,7 @@
  * Listens on 127.0.0.1 on a free port.
  */
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Writable } from 'node:stream'
 import {
   type Answer,
   errorAnswer,
@@ -210,13 +211,27 @@ function operationOf(method: string, key: string, query: URLSearchParams): S3Ope
 
 function send(request: IncomingMessage, response: ServerResponse, answer: Answer, fault?: S3Fault): void {
   const { body, length } = damaged(answer, fault)
+  if (fault?.kind === 'trickle' && fault.of === 'head')
+    return void trickle(response.socket!, Buffer.from(`HTTP/1.1 200 OK\r\nx: ${'x'.repeat(8_000)}`), 17, fault.everyMs)
   // What an answer to HEAD, or to a request without an answer, does not bring is still announced.
   response.writeHead(answer.status, { ...answer.headers, 'content-length': String(length) })
   if (request.method === 'HEAD') return void response.end()
+  const half = Math.floor(body.length / 2)
+  if (fault?.kind === 'trickle') return void trickle(response, body, half, fault.everyMs)
   if (fault?.kind !== 'half-body') return void response.end(body)
-  response.write(body.subarray(0, Math.floor(body.length / 2)), () => {
+  response.write(body.subarray(0, half), () => {
     if (fault.ending === 'reset') response.socket?.resetAndDestroy()
   })
+}
+
+function trickle(response: Writable, body: Uint8Array, from: number, everyMs: number): void {
+  let at = from
+  response.write(body.subarray(0, at))
+  const timer = setInterval(() => {
+    if (at < body.length) response.write(body.subarray(at, ++at))
+    else response.end()
+  }, everyMs)
+  response.once('close', () => clearInterval(timer))
 }
 
 function damaged(

@@ -57,6 +57,20 @@ test('what one export has fetched, the next one reads from the local disk; it li
   )
 })
 
+test('answers that come a byte a second are asked for again, and the client sees nothing but the bytes', async () => {
+  await using point = await exportedPoint(SIZE)
+  const fault = { kind: 'trickle', of: 'body', everyMs: 1_000 } as const
+  const { gets } = await point.serve('--disk-cache-size 0', async guest => {
+    point.fake.faults.add({ operation: 'GetObject', key: /\/packs\//, nth: 2, times: 2, fault })
+    await readAll(point.content)(guest)
+  })
+  const { fired } = point.fake.faults
+  process.stdout.write(
+    `${fired.length} of ${gets} GETs brought a byte a second; all ${SIZE} bytes were read, and right\n`,
+  )
+  assert.equal(fired.length, 2)
+})
+
 test('--cache-size bounds the memory of all disks of a process together', async () => {
   await using point = await exportedPoint(SIZE, ['vda', 'vdb', 'vdc'])
   /** GETs of a second pass over all disks. */

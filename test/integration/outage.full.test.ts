@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
-import { MiB } from '../../src/core/limits.ts'
+import { limits, MiB } from '../../src/core/limits.ts'
 import { seededRandom } from '../../src/core/random.ts'
 import type { NbdClient } from '../../src/nbd/client.ts'
 import { exportedPoint } from '../doubles/exported-point.ts'
@@ -50,3 +50,29 @@ for (const { awayMs, retryFor, fails } of [
     })
     assert.ok(gets > 100)
   })
+
+test('every GET of 8 in a row brings a byte a second, those that were asked for again as well: reads wait, and are right', async () => {
+  await using point = await exportedPoint(SIZE)
+  const { fake, content } = point
+  const fault = { kind: 'trickle', of: 'body', everyMs: 1_000 } as const
+  await point.serve('--cache-size 1MiB --disk-cache-size 0', async guest => {
+    fake.faults.add({ operation: 'GetObject', key: /\/packs\//, nth: 5, times: 8, fault })
+    const saw = await readAtRandom({
+      image: guest,
+      expected: content,
+      clock: systemClock,
+      random: seededRandom('trickle'),
+      depth: 4,
+      reads: 60,
+      length: 4096,
+      thinkMs: 10,
+    })
+    const longest = Math.max(...saw.tookMs)
+    console.log(
+      `${fake.faults.fired.length} GETs trickled; ${saw.tookMs.length} reads done, ${saw.failures.length} failed (${[...new Set(saw.failures.map(({ code }) => code))]}), wrong ${saw.wrong}, longest ${longest} ms`,
+    )
+    assert.equal(fake.faults.fired.length, 8)
+    assert.deepEqual([saw.wrong, saw.failures.length], [0, 0])
+    assert.ok(longest > limits.hedgeUnmeasuredMs, 'somebody waited')
+  })
+})

@@ -15,7 +15,7 @@ const bytes = new Uint8Array(300_000).map((_, at) => (at * 7 + (at >> 8)) & 0xff
 const body = [bytes.subarray(0, 100_000), bytes.subarray(100_000)]
 /** Only where a fault falls silent does a request get so little: elsewhere a busy machine would time out. */
 const isSilent = (fault: S3Fault): boolean =>
-  fault.kind === 'hang' || (fault.kind === 'half-body' && fault.ending === 'silence')
+  fault.kind === 'hang' || fault.kind === 'trickle' || (fault.kind === 'half-body' && fault.ending === 'silence')
 
 async function withStore(
   options: S3FakeOptions & Partial<S3Options>,
@@ -92,6 +92,8 @@ suite('S3 faults become errors that say whether to try again', () => {
     [{ kind: 'error', status: 404, code: 'NoSuchBucket' }, 'store-bucket-missing', 'permanent', answering],
     [{ kind: 'half-body', ending: 'reset' }, 'store-unreachable', 'transient', ['GetObject', 'ListObjectsV2']],
     [{ kind: 'half-body', ending: 'silence' }, 'store-unreachable', 'transient', ['GetObject', 'ListObjectsV2']],
+    [{ kind: 'trickle', of: 'body', everyMs: 20 }, 'store-unreachable', 'transient', ['GetObject', 'ListObjectsV2']],
+    [{ kind: 'trickle', of: 'head', everyMs: 20 }, 'store-unreachable', 'transient', ['GetObject', 'HeadObject']],
     [{ kind: 'wrong-length' }, 'store-unreachable', 'transient', ['GetObject', 'ListObjectsV2']],
     [{ kind: 'extra-bytes' }, 'store-unreachable', 'transient', reads],
     [{ kind: 'whole-object' }, 'store-unreachable', 'transient', reads],
