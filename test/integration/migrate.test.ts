@@ -1,7 +1,7 @@
 /** The disks of a running QEMU move to production storage. A real QEMU; what a guest would write goes through its devices. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
@@ -207,6 +207,82 @@ test('targets that are missing, double, unknown or there already are refused bef
   assert.equal(existsSync(vda!.path), false, 'the first target goes when the second cannot be made')
   assert.deepEqual(await nodesOf(qemu), ['vda-node', 'vdb-node'])
   assert.deepEqual(await qemu.residue(), [])
+})
+
+/** A block device of so many bytes, for as long as it is used. */
+function loopDevice(file: string, bytes: number) {
+  writeFileSync(file, '')
+  truncateSync(file, bytes)
+  const device = execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8' }).trim()
+  return { device, [Symbol.dispose]: () => void execFileSync('losetup', ['--detach', device]) }
+}
+
+const skipLoop =
+  skip || ((process.getuid?.() !== 0 || !existsSync('/dev/loop-control')) && 'loop devices of its own need root')
+
+test('disks move to block devices, raw on a larger one and qcow2, at the rate that was asked for', {
+  skip: skipLoop,
+}, async () => {
+  await using qemu = await startQemu({ disks: DISKS })
+  await fill(qemu)
+  using larger = loopDevice(path.join(qemu.dir, 'larger'), SIZE + 8 * MiB)
+  using container = loopDevice(path.join(qemu.dir, 'container'), 2 * SIZE)
+  const rate = 24 * MiB
+  const rates = new Set<number>()
+  let asking: Promise<void> | undefined
+  const moved = await migrate(qemu, {
+    targets: [
+      { disk: 'vda', path: larger.device, format: 'raw' },
+      { disk: 'vdb', path: container.device, format: 'qcow2' },
+    ],
+    bytesPerSecond: rate,
+    progress: ({ phase }) => {
+      if (phase !== 'copy') return
+      asking ??= (async () => {
+        for (const { speed } of (await qemu.control.execute('query-block-jobs')) as { speed: number }[])
+          rates.add(speed)
+      })()
+    },
+  })
+  await asking
+  assert.deepEqual([...rates], [rate])
+  assert.deepEqual(
+    moved.map(({ path: to, size }) => [to, size]),
+    [
+      [larger.device, SIZE],
+      [container.device, SIZE],
+    ],
+  )
+  await qemu.write('vda', 5, 6 * MiB, MiB)
+  await qemu.flush('vda')
+  await qemu.flush('vdb')
+  const [vda, vdb] = [qemu.contents('vda'), qemu.contents('vdb')]
+  assert.equal(vda.length, SIZE, 'the guest sees no other disk')
+  await qemu.quit()
+  assert.ok(read(larger.device, 'raw').subarray(0, SIZE).equals(vda))
+  assert.ok(read(container.device, 'qcow2').equals(vdb))
+})
+
+test('a target that another machine uses is refused, and the guest stays where it was', {
+  skip: skipLoop,
+}, async () => {
+  await using other = await startQemu({ disks: [DISKS[0]] })
+  await using qemu = await startQemu({ disks: [DISKS[0]] })
+  await fillFirst(qemu)
+  using shared = loopDevice(path.join(other.dir, 'shared'), SIZE)
+  const file = { driver: 'host_device', filename: shared.device }
+  await other.control.execute('blockdev-add', { 'node-name': 'taken', driver: 'raw', file })
+  const mirror = { 'job-id': 'holds', device: 'vda-node', target: 'taken', sync: 'none' }
+  await other.control.execute('blockdev-mirror', mirror)
+  const targets = [{ disk: 'vda', path: shared.device, format: 'raw' }] as const
+  await assert.rejects(migrate(qemu, { targets }), error => {
+    assert.ok(isLifeboatError(error, 'output-failed'), `${error}`)
+    assert.match(error.details.hint ?? '', /runs on as before/)
+    return true
+  })
+  assert.deepEqual(await nodesOf(qemu), ['vda-node'])
+  assert.deepEqual(await qemu.residue(), [])
+  await other.quit()
 })
 
 const skipTmpfs = skip || (process.getuid?.() !== 0 && 'mounting a tmpfs needs root')

@@ -23,21 +23,22 @@ export async function makeTarget(
 ): Promise<boolean> {
   // Follows links: /dev/vg/name is one.
   const found = await stat(path).catch(() => undefined)
-  if (found?.isBlockDevice()) return false
-  if (found && !mayOverwrite(path)) throw targetExists(path)
-  if (found) await rm(path)
+  const isDevice = found?.isBlockDevice() ?? false
+  if (isDevice && format === 'raw') return false
+  if (found && !isDevice && !mayOverwrite(path)) throw targetExists(path)
+  if (found && !isDevice) await rm(path)
   try {
     await qemuImg(['create', '-q', '-f', format, path, String(size)], path, { signal })
   } catch (cause) {
     signal?.throwIfAborted()
-    await rm(path, { force: true })
+    if (!isDevice) await rm(path, { force: true })
     throw new LifeboatError('output-failed', `${path} cannot be made: ${messageOf(cause)}`, {
       cause,
       details: { object: path },
       hint: 'Name a place that this user may write to, with room for the disk.',
     })
   }
-  return true
+  return !isDevice
 }
 
 export const targetExists = (path: string): LifeboatError =>
