@@ -33,6 +33,7 @@ export async function makeFolder(path: string, what: string): Promise<void> {
 }
 
 const FULL: readonly unknown[] = ['ENOSPC', 'EDQUOT']
+const NO_DESCRIPTORS: readonly unknown[] = ['EMFILE', 'ENFILE']
 
 /** What the operating system refused and nobody nearer to it explained: no defect of the program, so no stack. */
 export function explained(error: unknown): unknown {
@@ -43,6 +44,12 @@ export function explained(error: unknown): unknown {
     return new LifeboatError('disk-full', `no space is left on this host: ${error.message}`, {
       details: { object },
       hint: 'Make room there and run the command again.',
+      cause: error,
+    })
+  if (NO_DESCRIPTORS.includes(error.code))
+    return new LifeboatError('file-failed', `too few files may be open on this host: ${error.message}`, {
+      details: { object },
+      hint: 'Raise the limit of open files (ulimit -n, or LimitNOFILE= of the unit) and run the command again.',
       cause: error,
     })
   return new LifeboatError('file-failed', `a file or folder of this host cannot be used: ${error.message}`, {

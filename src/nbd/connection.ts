@@ -167,6 +167,11 @@ export class Connection implements InputHandler {
     else this.destroy()
   }
 
+  /** To one that comes now, where no more can be haggled with. */
+  giveWay(): void {
+    this.#drop('too many are choosing an export')
+  }
+
   destroy(): void {
     if (this.#ended.signal.aborted) return
     this.#ended.abort(new LifeboatError('interrupted', 'the client has gone'))

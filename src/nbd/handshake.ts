@@ -242,7 +242,10 @@ function infoOrGo(state: HandshakeState, payload: Uint8Array, catalog: ExportCat
       note: { what: 'no such export:', text: asked.name },
     }
   if (state.option === C.NBD_OPT_GO && catalog.admission() === 'full')
-    return refused(state, C.NBD_REP_ERR_POLICY, 'too many connections')
+    return {
+      ...refused(state, C.NBD_REP_ERR_POLICY, 'too many connections'),
+      note: { what: 'too many connections: refused one more to', text: asked.name },
+    }
   const infos = [O.encodeInfoExport(entry.device.size, flagsFor(state, asked.name, entry))]
   if (asked.wants.has(C.NBD_INFO_NAME)) infos.push(O.encodeInfoText(C.NBD_INFO_NAME, entry.name))
   if (asked.wants.has(C.NBD_INFO_DESCRIPTION) && entry.description !== undefined)

@@ -10,6 +10,7 @@ import type { ExportCatalog } from './handshake.ts'
 import { type ListenAddress, type ListenAt, listen } from './listen.ts'
 import { type NbdLog, rateLimited } from './log-line.ts'
 import type { NbdExport } from './nbd-export.ts'
+import { type DescriptorRoom, DescriptorWatch, descriptorRoom } from './open-files.ts'
 import { BufferPool } from './reply-writer.ts'
 import type { InputMode } from './socket-input.ts'
 import { mustAuthenticate, type ServerTls } from './tls-server.ts'
@@ -78,7 +79,8 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
       throw new LifeboatError('usage', 'the name or description of an export is too long or holds a NUL', {
         hint: `Both may have ${NBD_MAX_STRING} bytes.`,
       })
-  const bounds = { ...defaultServerLimits, ...options.limits }
+  const room = await descriptorRoom()
+  const bounds = within(room, { ...defaultServerLimits, ...options.limits })
   const { clock, tls, plainToo = false } = options
   const visible = (clientNames: readonly string[] | undefined): readonly NbdExport[] => {
     if (tls === undefined) return options.exports
@@ -89,6 +91,11 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     return options.exports.filter(entry => permissions.allows(clientNames, entry.path ?? entry.name))
   }
   const log = rateLimited(options.log ?? (() => {}), clock)
+  if (bounds.isCut)
+    log(
+      `at most ${bounds.connections} clients: this process may have ${room.max} files open; raise that (ulimit -n, or LimitNOFILE= of the unit)`,
+    )
+  const descriptors = new DescriptorWatch(log)
   const halfOpen = new Set<Connection>()
   const good = new Set<Connection>()
   const ended = new AbortController()
@@ -132,7 +139,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     }
     if (halfOpen.size >= bounds.halfOpen) {
       const [oldest] = halfOpen
-      oldest?.destroy()
+      oldest?.giveWay()
     }
     halfOpen.add(new Connection(socket, share))
   }
@@ -151,6 +158,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
       }
       const now = clock.monotonicMs()
       for (const connection of [...halfOpen, ...good]) connection.sweep(now)
+      descriptors.look()
     }
   }
 
@@ -171,6 +179,7 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     for (const connection of [...good, ...halfOpen]) connection.destroy()
     ended.abort()
     await sweeping
+    await descriptors.settled()
   }
 
   const nbdServer: NbdServer = {
@@ -189,6 +198,14 @@ export async function serveNbd(options: ServeNbdOptions): Promise<NbdServer> {
     [Symbol.asyncDispose]: () => nbdServer.stop(),
   }
   return nbdServer
+}
+
+/** What descriptors there are for: good clients first, and some for those who have yet to choose, if only to be refused. */
+function within({ forClients }: DescriptorRoom, asked: NbdServerLimits): NbdServerLimits & { readonly isCut: boolean } {
+  const choosing = Math.min(asked.halfOpen, Math.ceil(forClients / 4))
+  const connections = Math.max(1, Math.min(asked.connections, forClients - choosing))
+  const halfOpen = Math.max(1, Math.min(asked.halfOpen, forClients - connections))
+  return { ...asked, connections, halfOpen, isCut: connections < asked.connections }
 }
 
 const named = (exports: readonly NbdExport[], name: string): NbdExport | undefined =>
