@@ -1,7 +1,7 @@
 /** Committing and moving a session of `export --writable`, with clients that write meanwhile. */
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { readFile, rename } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
 import { ChunkCache } from '../../src/cache/chunk-cache.ts'
@@ -12,7 +12,7 @@ import { pointId } from '../../src/core/ids.ts'
 import { connectNbd } from '../../src/nbd/client.ts'
 import { askSession } from '../../src/recovery/control-client.ts'
 import type { Fields } from '../../src/recovery/control-protocol.ts'
-import { type ExportSessionRequest, exportSession } from '../../src/recovery/export-session.ts'
+import { type ExportSessionRequest, exportSession, overlayFolder } from '../../src/recovery/export-session.ts'
 import { controlSocketOf, readSession } from '../../src/recovery/session.ts'
 import { readBack } from '../doubles/memory-repository.ts'
 import { testExporter } from '../doubles/nbd-exporter.ts'
@@ -192,4 +192,91 @@ test('a move that cannot be made leaves the session to its clients', async () =>
   await client.readInto(seen, 0)
   assert.ok(seen.equals(models.get('vdb')!))
   await session.stop()
+})
+
+test('a commit is one instant over all disks, and so is a move', async () => {
+  const { fixture, request, connect } = await servedDisks('ordered')
+  await using _session = await exportSession(request)
+  await using vda = await connect('vda')
+  await using vdb = await connect('vdb')
+  let refused = false
+  let written = 0
+  // A number to the one, and when that is acknowledged the same to the other.
+  const counting = (async () => {
+    while (!refused) {
+      const number = Buffer.alloc(512)
+      number.writeUInt32LE(++written)
+      try {
+        await vda.write(number, 5 * CHUNK)
+        await vdb.write(number, 9 * CHUNK)
+      } catch {
+        refused = true
+      }
+    }
+  })()
+  const numbersOf = (a: Uint8Array, b: Uint8Array) => [
+    Buffer.from(a).readUInt32LE(5 * CHUNK),
+    Buffer.from(b).readUInt32LE(9 * CHUNK),
+  ]
+  const together = ([first = 0, second = 0]: readonly number[]) => first === second || first === second + 1
+  for (let last = 0, i = 0; i < 3; i++) {
+    while (written < last + 20) await systemClock.sleep(1)
+    last = written
+    const id = pointId(String((await ask('ordered', 'commit')).point))
+    const numbers = numbersOf(
+      await readBack(fixture.repository, id, 'vda'),
+      await readBack(fixture.repository, id, 'vdb'),
+    )
+    assert.ok(together(numbers) && numbers[0]! >= last - 1, `${numbers}, after ${last}`)
+  }
+  const targets = ['vda', 'vdb'].map(disk => ({ disk, path: path.join(folder, `at-${disk}.raw`), format: 'raw' }))
+  await ask('ordered', 'migrate', { targets })
+  await counting
+  const [a, b] = await Promise.all(targets.map(target => readFile(target.path)))
+  assert.ok(together(numbersOf(a!, b!)), `${numbersOf(a!, b!)}`)
+})
+
+test('a move keeps to the rate that it was given', async () => {
+  const { models, request, connect } = await servedDisks('paced')
+  await using session = await exportSession(request)
+  await using _client = await connect('vda')
+  const began = performance.now()
+  const targets = ['vda', 'vdb'].map(disk => ({ disk, path: path.join(folder, `paced-${disk}.raw`), format: 'raw' }))
+  await ask('paced', 'migrate', { targets, bytesPerSecond: 2 * SIZE })
+  await session.ended
+  assert.ok((await readFile(targets[0]!.path)).equals(models.get('vda')!))
+  const tookMs = performance.now() - began
+  assert.ok(tookMs > 900, `two disks at two disks a second took ${tookMs} ms`)
+})
+
+test("an overlay in the wrong session's folder is refused, and served where it belongs", async () => {
+  const begin = async (name: string, fill: number) => {
+    const { request, connect } = await servedDisks(name)
+    await using session = await exportSession(request)
+    await using client = await connect('vda')
+    await client.write(new Uint8Array(CHUNK).fill(fill), 0)
+    await session.stop()
+    return { request: { ...request, resume: true }, connect, overlay: overlayFolder(sessionFolder(name)) }
+  }
+  const sessionFolder = (name: string) => path.join(place.stateDir, 'sessions', name)
+  const one = await begin('owner', 1)
+  const other = await begin('stranger', 2)
+  const swap = async () => {
+    const aside = path.join(folder, 'aside')
+    await rename(one.overlay, aside)
+    await rename(other.overlay, one.overlay)
+    await rename(aside, other.overlay)
+  }
+  await swap()
+  await assert.rejects(exportSession(one.request), (error: unknown) => {
+    assert.ok(isLifeboatError(error, 'usage'), String(error))
+    assert.match(error.message, /lies over served of session stranger, begun .*, not over served of session owner, begun/)
+    return true
+  })
+  await swap()
+  await using _session = await exportSession(one.request)
+  await using client = await one.connect('vda')
+  const bytes = Buffer.alloc(CHUNK)
+  await client.readInto(bytes, 0)
+  assert.ok(bytes.equals(Buffer.alloc(CHUNK, 1)))
 })
