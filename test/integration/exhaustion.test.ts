@@ -57,8 +57,9 @@ async function serving(words: readonly string[], shell: string): Promise<Server>
     pid: child.pid ?? 0,
     stderr: () => stderr,
     async says(what) {
-      while (!what.test(stderr)) {
+      for (let tries = 0; !what.test(stderr); tries++) {
         assert.equal(child.exitCode ?? child.signalCode, null, stderr)
+        assert.ok(tries < 1500, `${what} was never said: ${stderr}`)
         await pause(20)
       }
     },
@@ -132,6 +133,10 @@ test('R15: more clients than descriptors: the good ones are served, the others a
     }
     await server.says(/at most \d+ clients: this process may have 64 files open; raise that \(ulimit -n/)
     await server.says(/too many are choosing an export/)
+    // Of each second ten lines are told: this one is not lost among those of the flood.
+    await pause(1100)
+    const late = clients.use(await RawNbdClient.open(socket))
+    assert.equal(await asksToBeServed(late), C.NBD_REP_ERR_POLICY)
     await server.says(/too many connections: refused one more to "file"/)
     t.diagnostic(
       `injected: ${SILENT} silent and ${ASKING} asking clients on ${DESCRIPTORS} descriptors; observed: ${greeted} greeted, ${served} served, ${refused} refused in words, at most ${mostOpen} descriptors open, ${checked} writes of served clients checked meanwhile`,
