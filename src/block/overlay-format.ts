@@ -38,7 +38,7 @@ export const blockCheck = (bytes: Uint8Array): number => sum64(bytes).readUInt32
 export const overlayDamaged = (object: string, what: string, details: object = {}): LifeboatError =>
   new LifeboatError('overlay-damaged', `the overlay's ${object} is damaged: ${what}`, {
     details: { object, ...details },
-    hint: 'Check the disk below it. What was written cannot be trusted: discard the session and begin anew from the point.',
+    hint: 'Check the disk below it. What was written cannot be trusted: discard the session and begin anew from the point; with --overlay, remove its folder.',
   })
 
 /** Bits that are set, by words of 32. */

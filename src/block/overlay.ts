@@ -53,7 +53,7 @@ export interface OpenOverlays {
   readonly durableReplies?: boolean
   /**
    * The caller's name for what lies below, such as the id of a point. Kept with the overlay and changed by `settle`; opening
-   * with another one is refused, for the blocks would not fit.
+   * with another one is refused, for the blocks would not fit. An overlay without one fits all.
    */
   readonly baseLabel?: string
 }
@@ -79,7 +79,9 @@ export async function openOverlays(options: OpenOverlays): Promise<Overlays> {
   const stored = (await readMap(files, folder)) ?? (await create(options))
   const { header } = stored
   mustFit(options, header)
-  const data = await files.open(path.join(folder, 'data'), { create: false })
+  const data = await files.open(path.join(folder, 'data'), { create: false }).catch((cause: NodeJS.ErrnoException) => {
+    throw cause.code === 'ENOENT' ? F.overlayDamaged('data', 'it is gone') : cause
+  })
   stack.defer(() => data.close())
   const share: MapShare = { data, resident: 0, dirty: 0 }
   const disks = header.disks.map(({ name }, n) => {
@@ -88,6 +90,8 @@ export async function openOverlays(options: OpenOverlays): Promise<Overlays> {
   })
   const place: OverlayPlace = { files, folder, id: header.id, bootId: options.bootId }
   const read = await readJournals({ ...place, path: name => path.join(folder, name) }, header.journal, header.sequence)
+  // Its first journal may be missing only as long as nothing was written.
+  if (read.number === 0 && (await data.size()) > 0) throw F.overlayDamaged('journal', `${journalName(1)} is missing`)
   const space = new SlotSpace(data, stored.used, header.slots, options.reserve ?? limits.overlayReserve)
   await replay(read.records, disks, space, data)
   const older = await olderJournals(options, header.journal, read.number, stack)
@@ -193,9 +197,9 @@ function mustFit({ disks, baseLabel, folder }: OpenOverlays, header: F.MapHeader
     throw new LifeboatError('usage', `the overlay in ${folder} is one of other disks: ${known}`, {
       hint: 'Name the image or point that it was begun with.',
     })
-  if (baseLabel !== undefined && baseLabel !== header.baseLabel)
+  if (baseLabel !== undefined && header.baseLabel !== '' && baseLabel !== header.baseLabel)
     throw new LifeboatError('usage', `the overlay in ${folder} lies over ${header.baseLabel}, not over ${baseLabel}`, {
-      hint: 'Name the image or point that it was begun with, or last committed as.',
+      hint: 'Put the folder back that belongs there. Without it, what was written is lost: discard the session and begin anew.',
     })
 }
 

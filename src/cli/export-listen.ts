@@ -18,10 +18,7 @@ type Environment = Surroundings['environment']
 
 export function listenAt(flags: ListenFlags, environment: Environment): ListenAddress {
   const { socket, listen, tls, insecure = false } = flags
-  if (flags.tlsVerify && tls === undefined)
-    throw new LifeboatError('usage', '--tls-verify goes with --tls', {
-      hint: 'name the folder of certificates: --tls DIR',
-    })
+  mustNameFolder(flags)
   if (socket !== undefined && listen !== undefined) throw place('named twice')
   if (socket !== undefined) {
     if (Buffer.byteLength(socket) <= limits.socketPathMax) return { socket }
@@ -41,6 +38,7 @@ export function listenAt(flags: ListenFlags, environment: Environment): ListenAd
 /** Throws 'tls-credentials' for a folder that does not serve, and 'usage' for flags that contradict each other. */
 export async function securityOf(flags: ListenFlags, now: Date): Promise<ExporterSecurity> {
   const { tls: folder, tlsVerify: verify = false, insecure = false } = flags
+  mustNameFolder(flags)
   if (folder === undefined) return { insecure }
   const tls = await readServerTls({ folder, verify, now })
   if (insecure && (verify || tls.presharedKey !== undefined))
@@ -48,6 +46,13 @@ export async function securityOf(flags: ListenFlags, now: Date): Promise<Exporte
       hint: 'leave --insecure out',
     })
   return { insecure, tls }
+}
+
+function mustNameFolder({ tls, tlsVerify }: ListenFlags): void {
+  if (tlsVerify && tls === undefined)
+    throw new LifeboatError('usage', '--tls-verify goes with --tls', {
+      hint: 'name the folder of certificates: --tls DIR',
+    })
 }
 
 const place = (what: string): LifeboatError =>

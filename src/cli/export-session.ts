@@ -7,7 +7,7 @@ import type { PointSummary } from '../repository/repository.ts'
 import { changedSince } from './changed-since.ts'
 import { exitCode } from './exit-code.ts'
 import { type LimitFlags, limitWordsOf, serverLimits } from './export-limits.ts'
-import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
+import { type ListenFlags, listenAt, passedSocket, securityOf } from './export-listen.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
 import type { Invocation } from './invocation.ts'
 import type { LiveRepository } from './live-reads.ts'
@@ -38,6 +38,10 @@ export async function serveExportSession(
 ): Promise<number> {
   const { session: name } = flags
   const known = (await listSessions(invocation.stateDir)).find(session => session.name === name)
+  if (flags.writable && known?.session?.serve?.writable === false)
+    throw new LifeboatError('usage', `session ${name} was begun without --writable, and takes no writes`, {
+      hint: 'begin another one with --writable, or leave --writable out',
+    })
   const options = optionsOf(flags, known?.session?.serve?.options)
   await using running = await exportSession({
     ...sessionPlace(invocation),
@@ -93,8 +97,10 @@ async function serving(
 
 /** Undefined where nothing was said: then the session's own place is meant. */
 function placeOf(flags: ExportSessionFlags, { surroundings }: Invocation): SessionServe['listen'] | undefined {
-  if (flags.socket === undefined && flags.listen === undefined) return undefined
-  const listen = listenAt(flags, surroundings.environment)
+  const { environment } = surroundings
+  const isNamed = flags.socket !== undefined || flags.listen !== undefined
+  if (!isNamed && passedSocket(environment) === undefined) return undefined
+  const listen = listenAt(flags, environment)
   if (!('descriptor' in listen)) return listen
   throw new LifeboatError('usage', 'a session listens at an address of its own', { hint: 'say --socket or --listen' })
 }

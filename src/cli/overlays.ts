@@ -18,10 +18,12 @@ export const openOverlays: OpenOverlays = async request => {
   }
 }
 
-export const openHere = async (
-  { folder, disks, durableReplies }: OpenOverlaysRequest,
-  baseLabel?: string,
-): Promise<block.Overlays> =>
+export const openHere = async ({
+  folder,
+  disks,
+  durableReplies,
+  baseLabel,
+}: OpenOverlaysRequest): Promise<block.Overlays> =>
   await block.openOverlays({
     folder,
     disks,

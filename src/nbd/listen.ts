@@ -126,8 +126,27 @@ function cannotListen(name: string, cause: unknown): LifeboatError {
   const code = cause instanceof Error && 'code' in cause ? cause.code : cause
   return new LifeboatError('nbd-refused', `cannot listen at ${name}: ${code}`, {
     cause,
-    hint: 'Check that the folder of the socket exists and can be written, or that the port is free.',
+    hint:
+      HINTS[String(code)] ??
+      'Name a socket in a folder that this user may write, or a free port of an address of this host.',
   })
+}
+
+const NO_SOCKET = 'Descriptor 3 is not a socket that listens: look at the .socket unit, or say --socket or --listen.'
+const NO_SUCH_HOST = 'Name an address of this host, for example 127.0.0.1, or 0.0.0.0 for all of them.'
+
+const HINTS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'Another program listens there: stop it, or choose another port.',
+  EADDRNOTAVAIL: NO_SUCH_HOST,
+  ENOTFOUND: NO_SUCH_HOST,
+  EAI_AGAIN: NO_SUCH_HOST,
+  ENOENT: 'The folder of the socket does not exist: make it, or choose another --socket.',
+  ENOTDIR: 'The folder of the socket is not a folder: choose another --socket.',
+  EACCES: 'Choose a folder that this user may write, or a port above 1023.',
+  EROFS: 'Choose a folder that can be written.',
+  ENOSPC: 'Make room on the disk of the socket, or choose a folder on another one.',
+  ENOTSOCK: NO_SOCKET,
+  EINVAL: NO_SOCKET,
 }
 
 const inUse = (socket: string): LifeboatError =>

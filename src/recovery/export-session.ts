@@ -168,12 +168,18 @@ function serveOf({ listen, writable = false, disks, options }: ExportSessionRequ
 export const overlayFolder = (folder: string): string => path.join(folder, 'overlay')
 
 export const openOverlaysOf = (
-  { folder }: Pick<Session, 'folder'>,
+  session: Pick<Session, 'folder' | 'name' | 'state'>,
   { listen }: SessionServe,
   open: OpenOverlays,
   disks: RunningExport['disks'],
   signal: AbortSignal | undefined,
-) => open({ folder: overlayFolder(folder), disks, durableReplies: 'host' in listen, signal })
+) => {
+  const { folder, name } = session
+  const { point, created } = session.state() ?? {}
+  // The same for as long as the session lives: a commit changes its point, and the overlay's order of the two is not ours to know.
+  const baseLabel = `${point?.vm} of session ${name}, begun ${created}`
+  return open({ folder: overlayFolder(folder), disks, durableReplies: 'host' in listen, baseLabel, signal })
+}
 
 /** A port that the system chose stays the session's: its clients come back to it. */
 function actualAddress(planned: SessionServe['listen'], { uris }: RunningExport): SessionServe['listen'] {

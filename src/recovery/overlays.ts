@@ -33,6 +33,8 @@ export interface OpenOverlaysRequest extends AbortOptions {
   readonly disks: readonly { readonly name: string; readonly base: BlockReader }[]
   /** A write is answered when it would survive a loss of power: for clients on other hosts, which do not know of ours. */
   readonly durableReplies: boolean
+  /** Whose writes the folder holds: one that holds another's is refused. */
+  readonly baseLabel?: string
 }
 
 export type OpenOverlays = (request: OpenOverlaysRequest) => Promise<Overlays>

@@ -270,7 +270,10 @@ test("an overlay in the wrong session's folder is refused, and served where it b
   await swap()
   await assert.rejects(exportSession(one.request), (error: unknown) => {
     assert.ok(isLifeboatError(error, 'usage'), String(error))
-    assert.match(error.message, /lies over served of session stranger, begun .*, not over served of session owner, begun/)
+    assert.match(
+      error.message,
+      /lies over served of session stranger, begun .*, not over served of session owner, begun/,
+    )
     return true
   })
   await swap()

@@ -153,6 +153,26 @@ test('a journal that was cut off anywhere behind its last flush is told, also wh
   assert.ok(behindTheMark.length >= 10)
 })
 
+test('a file that is gone is refused by its name, also the first journal of an overlay that was written to', async () => {
+  const { host } = await killed()
+  const young = new PowerCutFiles(drawing(2))
+  const disk = (await begun(young, 'boot')).disk('disk')
+  await disk.write(content(7), 0, { fua: true })
+  young.kill()
+  const without = async (whole: PowerCutFiles, name: string) => {
+    const left = whole.copy()
+    await left.files().unlink(`/o/${name}`)
+    await assert.rejects(
+      begun(left, 'boot'),
+      (error: unknown) =>
+        isLifeboatError(error, 'overlay-damaged') && new RegExp(`${name}|${name.split('-')[0]}`).test(error.message),
+      name,
+    )
+  }
+  for (const name of ['map', 'data', 'journal-2']) await without(host, name)
+  for (const name of ['map', 'data', 'journal-1']) await without(young, name)
+})
+
 /** Without the space that is reserved for what comes next, but for the first of it. */
 function usedBytes(bytes: Buffer): number {
   let used = bytes.length

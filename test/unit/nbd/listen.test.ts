@@ -125,3 +125,21 @@ test('a long path of a socket is served as long as clients can name it', async (
   assert.ok(await answers(socket))
   await server.stop()
 })
+
+test('what cannot be listened at is told with what to do about it', async () => {
+  await using taken = await serveNbd({ exports, listen: { host: '127.0.0.1', port: 0 }, clock: systemClock })
+  assert.ok('port' in taken.address)
+  const { port } = taken.address
+  for (const [listen, message, hint] of [
+    [{ host: '127.0.0.1', port }, /127.0.0.1:\d+: EADDRINUSE/, /another port/],
+    [{ host: '203.0.113.9', port: 0 }, /EADDRNOTAVAIL/, /address of this host/],
+    [{ socket: join(folder, 'nowhere', 's') }, /nowhere\/s: ENOENT/, /does not exist/],
+    [{ descriptor: 1000 }, /descriptor 1000: E\w+/, /\.socket unit/],
+  ] as const)
+    await assert.rejects(serveNbd({ exports, listen, clock: systemClock }), (error: unknown) => {
+      assert.ok(isLifeboatError(error, 'nbd-refused'), String(error))
+      assert.match(error.message, message)
+      assert.match(String(error.details.hint), hint)
+      return true
+    })
+})
