@@ -93,7 +93,8 @@ async function credentials(folder: string): Promise<string> {
   return credentialFolder(join(folder, 'tls'), { server })
 }
 
-async function visit(path: string, layer: Layer, input: Buffer, dice: Dice): Promise<void> {
+/** One client that says `input` in its way, and goes. */
+export async function visit(path: string, layer: Layer, input: Buffer, dice: Dice): Promise<void> {
   await using client = await RawNbdClient.connect(path)
   // Node accepts one connection a turn of its loop, so visitors that never wait would only fill the backlog.
   if (layer === 'plain') {
