@@ -6,13 +6,16 @@ import type { AbortOptions } from '../core/scope.ts'
 import { type DiskDiff, diffDisks } from '../repository/diff.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { openTree } from '../repository/recovery-point.ts'
-import type { Manifest } from '../repository/repository.ts'
+import type { Manifest, PointSummary, RecoveryPoint } from '../repository/repository.ts'
 
+/** Both points are pinned while they are compared. Throws what opening a point throws where one of them goes. */
 export const changedSince =
   (repository: OpenedRepository, vm: string): ChangedSince =>
   async (older, newer, disk, options) => {
-    const [before, after] = await manifests(repository, vm, [older, newer], options)
-    return [...(await diffOfDisk(repository, before, after, disk, options)).extents]
+    const points = await repository.points({ vm, ...options })
+    await using before = await openNamed(repository, points, older, options)
+    await using after = await openNamed(repository, points, newer, options)
+    return [...(await diffOfDisk(repository, before.manifest, after.manifest, disk, options)).extents]
   }
 
 /** A disk that only one of the two has differs in all that it holds. */
@@ -35,18 +38,16 @@ export async function diffOfDisk(
 /** The top list of a disk of no bytes (docs/repository-format.md, section 5). */
 const EMPTY_TOP = Uint8Array.of(1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
-async function manifests(
+async function openNamed(
   repository: OpenedRepository,
-  vm: string,
-  ids: readonly [PointId, PointId],
+  points: readonly PointSummary[],
+  id: PointId,
   options: AbortOptions = {},
-): Promise<[Manifest, Manifest]> {
-  const points = await repository.points({ vm, ...options })
-  const read = (id: PointId) => {
-    const point = points.find(candidate => candidate.id === id)
-    if (point) return repository.manifest(point, options)
-    throw new LifeboatError('no-such-point', `point ${id} of ${vm} is not there any more`)
-  }
-  const [older, newer] = ids
-  return [await read(older), await read(newer)]
+): Promise<RecoveryPoint> {
+  const point = points.find(candidate => candidate.id === id)
+  if (point) return await repository.openPoint(point, { pin: 'export', ...options })
+  throw new LifeboatError('no-such-point', `point ${id} is not there any more`, {
+    details: { point: id },
+    hint: 'It was forgotten or removed: `lifeboat points` lists those that are left.',
+  })
 }
