@@ -4,6 +4,7 @@ import { inventSessionName } from '../recovery/session.ts'
 import { detach, ownWords } from './detached.ts'
 import { exitCode } from './exit-code.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
+import { type HydrateFlags, hydrateOf, hydrateOptions, olderPoints } from './hydrate.ts'
 import type { Invocation } from './invocation.ts'
 import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
@@ -13,7 +14,7 @@ import { pointToRead } from './suspect-points.ts'
 import { formatBytes, formatSeconds, parseBytes } from './units.ts'
 import { verb } from './verb.ts'
 
-interface Flags extends LiveReadFlags {
+interface Flags extends LiveReadFlags, HydrateFlags {
   readonly session?: string
   readonly memory?: string
   readonly cpus?: string
@@ -32,10 +33,11 @@ export const bootCommand = verb<Flags>({
   description: 'Start a VM straight from a point. Its writes go to an overlay; words after -- go to QEMU.',
   examples: [
     '--repo /srv/backup boot web1@latest',
+    '--repo /srv/backup boot web1@latest --session test --hydrate --hydrate-rate 50MiB --detach',
     '--repo /srv/backup boot web1@latest~1 --session test --memory 2G --net user -- -vga std -display vnc=127.0.0.1:1',
   ],
   options: command =>
-    liveReadOptions(command)
+    hydrateOptions(liveReadOptions(command))
       .option('--session <name>', 'name of the session; one of that name goes on, and a guest that lives is taken over')
       .option('--memory <size>', "instead of the point's, for example 512M")
       .option('--cpus <count>', "instead of the point's")
@@ -56,7 +58,7 @@ export const bootCommand = verb<Flags>({
     }
     const { output, signal, surroundings } = invocation
     await using opened = await openForLiveReads(invocation, flags)
-    const { reference, point } = await pointToRead(invocation, opened, text)
+    const { reference, point, older } = await pointToRead(invocation, opened, text)
     if (reference.disk !== undefined)
       throw new LifeboatError('usage', 'boot takes a whole point, without a disk', {
         hint: `boot ${text.split('/')[0]}`,
@@ -70,7 +72,9 @@ export const bootCommand = verb<Flags>({
       exporter: nbdExporter(surroundings.clock, output),
       cache: opened.cache,
       traces: flags.trace ? opened.traces(point.vm) : undefined,
+      older: olderPoints(opened, point, older),
       figures: opened.figures,
+      hydrate: hydrateOf(flags),
       ...sessionPlace(invocation),
       environment: surroundings.environment,
       tell: message => output.warning(message),

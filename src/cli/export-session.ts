@@ -4,20 +4,19 @@ import { exportSession, type RunningExportSession } from '../recovery/export-ses
 import { listSessions } from '../recovery/session.ts'
 import type { SessionServe, SessionState } from '../recovery/session-state.ts'
 import type { PointSummary } from '../repository/repository.ts'
-import { changedSince } from './changed-since.ts'
 import { exitCode } from './exit-code.ts'
 import { type LimitFlags, limitWordsOf, serverLimits } from './export-limits.ts'
 import { type ListenFlags, listenAt, passedSocket, securityOf } from './export-listen.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
+import { type HydrateFlags, hydrateOf, olderPoints, type Resumed } from './hydrate.ts'
 import type { Invocation } from './invocation.ts'
 import type { LiveRepository } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { openOverlays } from './overlays.ts'
 import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
-import { pointOf } from './session-repository.ts'
 
-export interface ExportSessionFlags extends ListenFlags, LimitFlags {
+export interface ExportSessionFlags extends ListenFlags, LimitFlags, HydrateFlags {
   readonly session: string
   readonly writable?: boolean
 }
@@ -37,6 +36,7 @@ export async function serveExportSession(
   flags: ExportSessionFlags,
 ): Promise<number> {
   const { session: name } = flags
+  const { point, older } = at
   const known = (await listSessions(invocation.stateDir)).find(session => session.name === name)
   if (flags.writable && known?.session?.serve?.writable === false)
     throw new LifeboatError('usage', `session ${name} was begun without --writable, and takes no writes`, {
@@ -45,28 +45,23 @@ export async function serveExportSession(
   const options = optionsOf(flags, known?.session?.serve?.options)
   await using running = await exportSession({
     ...sessionPlace(invocation),
-    ...(await serving(invocation, opened, at, options)),
+    ...(await serving(invocation, { ...opened, point, older: olderPoints(opened, point, older) }, options)),
     session: name,
     resume: known !== undefined,
     disks: at.disks,
     writable: flags.writable,
     listen: placeOf(flags, invocation),
     options,
+    hydrate: hydrateOf(flags),
   })
   return await serve(invocation, running)
 }
 
-export async function resumeExport(
-  invocation: Invocation,
-  opened: LiveRepository,
-  state: SessionState,
-): Promise<number> {
-  const point = await pointOf(opened, state, invocation.signal)
-  const older = (await opened.repository.points({ vm: point.vm })).filter(({ takenAt }) => takenAt < point.takenAt)
+export async function resumeExport(invocation: Invocation, opened: Resumed, state: SessionState): Promise<number> {
   const options = state.serve?.options ?? {}
   await using running = await exportSession({
     ...sessionPlace(invocation),
-    ...(await serving(invocation, opened, { point, older }, options)),
+    ...(await serving(invocation, opened, options)),
     session: state.name,
     resume: true,
   })
@@ -75,8 +70,7 @@ export async function resumeExport(
 
 async function serving(
   invocation: Invocation,
-  { repository, cache, figures, traces }: LiveRepository,
-  { point, older }: SessionPoint,
+  { repository, point, older, cache, figures, traces }: Resumed,
   options: Options,
 ) {
   const { surroundings, output, signal } = invocation
@@ -87,10 +81,11 @@ async function serving(
     exporter: nbdExporter(surroundings.clock, output, security, serverLimits(options)),
     cache,
     traces: traces(point.vm),
-    older: { points: older.map(({ id }) => id), changedSince: changedSince(repository, point.vm) },
+    older,
     openOverlays,
     commands: commandsOf(invocation),
     figures,
+    tell: (message: string) => output.warning(message),
     signal,
   }
 }

@@ -7,13 +7,14 @@ import { type LimitFlags, limitOptions, limitWordsOf, serverLimits } from './exp
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import { overlaidFile } from './export-overlay.ts'
 import { type ExportSessionFlags, serveExportSession } from './export-session.ts'
+import { type HydrateFlags, hydrateOptions } from './hydrate.ts'
 import type { Invocation } from './invocation.ts'
 import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { pointToRead } from './suspect-points.ts'
 import { verb } from './verb.ts'
 
-interface Flags extends ListenFlags, LiveReadFlags, LimitFlags {
+interface Flags extends ListenFlags, LiveReadFlags, LimitFlags, HydrateFlags {
   readonly session?: string
   readonly file?: string
   readonly writable?: boolean
@@ -27,12 +28,12 @@ export const exportCommand = verb<Flags>({
   examples: [
     '--repo /srv/backup export web1@latest --socket /run/web1.nbd',
     '--repo /srv/backup export web1@latest --listen 0.0.0.0:10809 --tls /etc/lifeboat/tls --tls-verify',
-    '--repo /srv/backup export web1@latest --session test --socket /run/web1.nbd --writable',
+    '--repo /srv/backup export web1@latest --session test --socket /run/web1.nbd --writable --hydrate',
     '--repo /srv/backup export web1@latest --listen 0.0.0.0:10809 --insecure --max-connections 8 --idle-timeout 1h',
     'export --file disk.raw --socket /run/disk.nbd --writable',
   ],
   options: command =>
-    limitOptions(liveReadOptions(command))
+    hydrateOptions(limitOptions(liveReadOptions(command)))
       .option('--socket <path>', 'Unix socket to listen on')
       .option('--listen <host:port>', 'TCP address to listen on; needs --tls or --insecure')
       .option(
@@ -59,6 +60,10 @@ export const exportCommand = verb<Flags>({
         hint: 'say --file PATH --writable --overlay; writes over a point are kept by --session NAME --writable',
       })
     if (flags.session !== undefined) return await serveSession(invocation, text, { ...flags, session: flags.session })
+    if (flags.hydrate || flags.hydrateRate !== undefined)
+      throw new LifeboatError('usage', '--hydrate goes with --session, which keeps what is copied', {
+        hint: 'name a session: --session NAME',
+      })
     if (flags.writable && flags.file === undefined)
       throw new LifeboatError('usage', '--writable goes with --session, which keeps what is written, or with --file', {
         hint: 'name a session: --session NAME',

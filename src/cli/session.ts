@@ -136,6 +136,7 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
     getsHedged: session?.figures.getsHedged ?? 0,
     tracedChunks: session?.figures.tracedChunks,
     replayedChunks: session?.figures.replayedChunks,
+    ...hydrationOf(session?.figures),
     requests: session && figuresFromFlat(session.figures),
     secondsToFirstRead: session?.figures.secondsToFirstRead,
     bytesWritten: written.get(name) ?? 0,
@@ -173,22 +174,35 @@ async function print({ output }: Invocation, summaries: readonly SessionSummary[
   return undefined
 }
 
+/** Of --hydrate: bytes of the disks that need the repository no more, and of all. */
+function hydrationOf({ hydratedBytes, hydrateBytes }: Readonly<Record<string, number>> = {}) {
+  if (hydratedBytes === undefined || hydrateBytes === undefined) return {}
+  return { hydratedBytes, hydrateBytes, isHydrated: hydratedBytes === hydrateBytes }
+}
+
 /** For people: what the one word means, where it is not all well. */
 function stateText({
   state,
   problem,
   pid,
   pausedFor,
+  hydratedBytes = 0,
+  hydrateBytes,
+  isHydrated,
 }: {
   readonly state: string
   readonly problem?: string
   readonly pid?: number
   readonly pausedFor?: string
+  readonly hydratedBytes?: number
+  readonly hydrateBytes?: number
+  readonly isHydrated?: boolean
 }): string {
   if (problem) return `${state}: ${problem}`
   if (state === 'crashed')
     return pid === undefined ? 'crashed: resume it' : `crashed: its guest waits (QEMU ${pid}), resume it`
-  return pausedFor ? `${state}, paused for ${pausedFor}` : state
+  const copied = hydrateBytes ? `, ${Math.floor((100 * hydratedBytes) / hydrateBytes)} % hydrated` : ''
+  return `${state}${pausedFor ? `, paused for ${pausedFor}` : ''}${isHydrated ? ', hydrated' : copied}`
 }
 
 async function discard(

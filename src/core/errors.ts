@@ -28,6 +28,7 @@ export type ErrorCode =
   | 'session-damaged'
   | 'session-newer'
   | 'overlay-damaged'
+  | 'local-copy-damaged'
   | 'output-failed'
   | 'tool-failed'
   | 'file-failed'

@@ -16,11 +16,13 @@ import type { PointSummary, Repository } from '../repository/repository.ts'
 import type { Accelerator } from './accelerator.ts'
 import { isNewMachine, planBoot, recordedPlan } from './boot-plan.ts'
 import { checkOverlay } from './check-overlay.ts'
+import type { OlderPoints } from './disk-contexts.ts'
 import { exportPoint, type RunningExport } from './export.ts'
 import type { Exporter } from './exporter.ts'
 import { FirstRead } from './first-read.ts'
 import { type Guest, startGuest, takeOverGuest } from './guest.ts'
 import { watchGuest } from './guest-watch.ts'
+import { type HydrateRequest, type Hydration, hydrationOf, keptHydrate } from './hydration.ts'
 import type { LiveSession, SessionFigures } from './live-session.ts'
 import type { Network } from './qemu-command.ts'
 import type { QemuExit } from './qemu-process.ts'
@@ -42,6 +44,10 @@ export interface BootRequest extends AbortOptions, SessionPlace {
   readonly cache: ChunkCache
   /** What earlier boots of this VM touched; absent: it is not asked, and not told. */
   readonly traces?: VmTraces
+  /** Points that clients of the session's export may ask differences to. */
+  readonly older?: OlderPoints
+  /** Copies the point to this host; a session that was begun so keeps to it. */
+  readonly hydrate?: HydrateRequest
   /** More numbers for the session's state, by name: what was asked of the store. */
   readonly figures?: () => Readonly<Record<string, number>>
   /** What can be asked of the session while it runs. */
@@ -112,6 +118,7 @@ class Boot {
   readonly #started: number
   readonly #firstRead: FirstRead
   readonly #traced: TracedSession
+  readonly #hydration: Hydration | undefined
 
   constructor(request: BootRequest, session: Session, started: number) {
     this.#request = request
@@ -124,6 +131,8 @@ class Boot {
       cacheBytes: request.cache.maxBytes,
       store: request.resume ? 'never' : 'if-better',
     })
+    const reserveBytes = request.reserveBytes ?? session.state()?.reserve
+    this.#hydration = hydrationOf(session, { ...request, reserveBytes }, () => this.#traced.isBusy)
   }
 
   async run(): Promise<RunningBoot> {
@@ -140,6 +149,7 @@ class Boot {
     if (before) exported.point.keepPin()
     const { guest, warnings } = await (living ? this.#takeOver(living, before) : this.#start(exported, before))
     stack.defer(() => guest.qmp[Symbol.asyncDispose]())
+    this.#hydration?.begin()
     const owned = stack.move()
     const served = await this.#serve(guest, exported, owned).catch(async error => {
       // One that was started here and cannot be served is ended; one that was taken over lives on.
@@ -151,14 +161,16 @@ class Boot {
   }
 
   async #export(): Promise<RunningExport> {
-    const { repository, point, exporter, cache, signal } = this.#request
+    const { repository, point, exporter, cache, older, signal } = this.#request
     const newPinId = hex(this.#request.random(8))
-    await beginState(this.#session, this.#request, { kind: 'boot', newPinId })
+    const hydrate = keptHydrate(this.#request.hydrate)
+    await beginState(this.#session, this.#request, { kind: 'boot', newPinId, hydrate })
     return exportPoint({
       repository,
       point,
       exporter,
       cache,
+      older,
       signal,
       listen: { socket: this.#session.socketPath('nbd') },
       pin: 'session',
@@ -169,6 +181,7 @@ class Boot {
         this.#traced.onRead(disk, bytes, offset)
       },
       onWait: this.#traced.onWait,
+      hydration: this.#hydration,
     })
   }
 
@@ -252,6 +265,7 @@ class Boot {
     const figures = () => ({
       ...this.#request.figures?.(),
       ...this.#traced.figures(),
+      ...this.#hydration?.figures(),
       bytesRead: this.#firstRead.bytes,
     })
     const close = () => stack.disposeAsync()

@@ -10,6 +10,7 @@ import type { PointSummary, Repository } from '../repository/repository.ts'
 import type { OlderPoints } from './disk-contexts.ts'
 import { exportPoint, type RunningExport } from './export.ts'
 import type { Exporter } from './exporter.ts'
+import { type HydrateRequest, hydrationOf, keptHydrate } from './hydration.ts'
 import type { LiveSession, SessionFigures } from './live-session.ts'
 import type { OpenOverlays } from './overlays.ts'
 import { createSession, openSession, type Session, type SessionPlace } from './session.ts'
@@ -40,6 +41,10 @@ export interface ExportSessionRequest extends AbortOptions, SessionPlace {
   /** What earlier boots of this VM touched; absent: it is not asked, and not told. */
   readonly traces?: VmTraces
   readonly older?: OlderPoints
+  /** Copies the point to this host; a session that was begun so keeps to it. */
+  readonly hydrate?: HydrateRequest
+  /** Told of what a person should know while it runs. */
+  readonly tell?: (message: string) => void
   readonly commands?: SessionCommands
   /** More numbers for the session's state, by name. */
   readonly figures?: () => Readonly<Record<string, number>>
@@ -84,7 +89,8 @@ async function serve(
   await using stack = new AsyncDisposableStack()
   const newPinId = hex(random(8))
   const planned = serveOf(request, session)
-  await beginState(session, request, { kind: 'export', newPinId, serve: planned })
+  const hydrate = keptHydrate(request.hydrate)
+  await beginState(session, request, { kind: 'export', newPinId, serve: planned, hydrate })
   step('export written down')
   const traced = new TracedSession({
     traces: request.traces,
@@ -92,6 +98,7 @@ async function serve(
     cacheBytes: cache.maxBytes,
     store: before ? 'never' : 'if-none',
   })
+  const hydration = hydrationOf(session, request, () => traced.isBusy)
   const exported = stack.use(
     await exportPoint({
       repository,
@@ -107,6 +114,7 @@ async function serve(
       newPinId,
       onRead: traced.onRead,
       onWait: traced.onWait,
+      hydration,
       overlays: planned.writable
         ? disks => openOverlaysOf(session, planned, request.openOverlays, disks, signal)
         : undefined,
@@ -114,6 +122,7 @@ async function serve(
   )
   stack.use(traced)
   traced.begin(exported)
+  hydration?.begin()
   step('serving')
   if (before || planned.writable) {
     exported.point.keepPin()
@@ -135,7 +144,7 @@ async function serve(
   }))
   exported.point.keepPin()
   const owned = stack.move()
-  const figures = () => ({ ...request.figures?.(), ...traced.figures() })
+  const figures = () => ({ ...request.figures?.(), ...traced.figures(), ...hydration?.figures() })
   const close = () => owned.disposeAsync()
   const parts = { session, repository, opened: exported, clock, random, figures, close }
   const { live, ended, stop } = await hostSession(parts, commands)

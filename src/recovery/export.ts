@@ -9,6 +9,7 @@ import type { PointSummary, RecoveryPoint, Repository } from '../repository/repo
 import { diskContexts, type OlderPoints } from './disk-contexts.ts'
 import type { ExportedDevice, Exporter, ListenAddress } from './exporter.ts'
 import { type GatedOverlays, gatedOverlays } from './gated-overlays.ts'
+import type { Hydration } from './hydration.ts'
 import type { Overlays } from './overlays.ts'
 import { ReplaceableImage } from './replaceable-image.ts'
 
@@ -31,6 +32,8 @@ export interface ExportRequest extends AbortOptions {
   readonly onRead?: (disk: string, bytes: number, offset: number) => void
   /** A read of the point that memory alone could not answer has begun (1) or ended (-1). */
   readonly onWait?: (change: 1 | -1) => void
+  /** Where the disks are copied to, and read when they are there. This export's from now on; the caller begins it. */
+  readonly hydration?: Hydration
   /** Opens what takes the writes of clients; without it all is read-only. */
   readonly overlays?: (disks: readonly ExportedDisk[]) => Promise<Overlays>
 }
@@ -92,15 +95,17 @@ export type OpenedDisks = Omit<RunningExport, 'uris'>
 
 /** The same without a server: what a stopped session reads. */
 export async function openDisks(request: OpenDisksRequest): Promise<OpenedDisks> {
-  const { repository, cache, pin = 'export', pinId, newPinId, signal, onRead, onWait } = request
+  const { repository, cache, pin = 'export', pinId, newPinId, signal, onRead, onWait, hydration } = request
   await using stack = new AsyncDisposableStack()
   let point = await repository.openPoint(request.point, { pin, pinId, newPinId, signal })
   stack.defer(() => point[Symbol.asyncDispose]())
   const names = request.disks ?? point.manifest.disks.map(disk => disk.name)
   if (names.length === 0)
     throw new LifeboatError('no-such-disk', `point ${point.id} has no disks`, { details: { object: point.key } })
+  if (hydration) await stack.use(hydration).turnTo(point, names)
+  const imageOf = (name: string) => cachedImage(hydration?.source(name) ?? point.disk(name), { cache })
   const disks = names.map((name): ExportedDisk => {
-    const image = cachedImage(point.disk(name), { cache })
+    const image = imageOf(name)
     const watch = { onRead: onRead && ((bytes: number, offset: number) => onRead(name, bytes, offset)), onWait }
     const base = stack.use(new ReplaceableImage(image, watch))
     return { name, size: base.size, base, stats: () => base.stats() }
@@ -122,9 +127,10 @@ export async function openDisks(request: OpenDisksRequest): Promise<OpenedDisks>
           })
     },
     async replacePoint(next) {
-      const images = disks.map(({ name }) => cachedImage(next.disk(name), { cache }))
+      await hydration?.turnTo(next, names)
       const old = point
       point = next
+      const images = disks.map(({ name }) => imageOf(name))
       await Promise.all(disks.map(({ base }, i) => base.replace(images[i]!)))
       await old[Symbol.asyncDispose]()
     },

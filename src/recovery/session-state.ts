@@ -70,6 +70,8 @@ export interface SessionState {
   }
   /** Of a session of kind 'export': where it listens, and whether clients write. Sockets of kind 'boot' are in `sockets`. */
   readonly serve?: SessionServe
+  /** The point is copied to this host while the session is served. */
+  readonly hydrate?: { readonly bytesPerSecond?: number }
   /** Bytes that must stay free below the overlays; with less the guest is paused. */
   readonly reserve?: number
   /** One that was begun and has not ended. */
@@ -196,6 +198,7 @@ function stateFrom(value: Fields): SessionState {
     ...(value.runDir !== undefined && { runDir: text(value, 'runDir') }),
     ...(value.qemu !== undefined && { qemu: qemuFrom(fields(value, 'qemu')) }),
     ...(value.serve !== undefined && { serve: serveFrom(fields(value, 'serve')) }),
+    ...(value.hydrate !== undefined && { hydrate: hydrateFrom(fields(value, 'hydrate')) }),
     ...(value.reserve !== undefined && { reserve: number(value, 'reserve') }),
     ...(value.migration !== undefined && { migration: migrationFrom(fields(value, 'migration')) }),
     figures: record(fields(value, 'figures'), finite),
@@ -212,6 +215,9 @@ function migrationFrom(value: Fields): SessionMigration {
     phase: oneOf(value, 'phase', ['copying', 'pivoting', 'differs']),
   }
 }
+
+const hydrateFrom = (value: Fields): NonNullable<SessionState['hydrate']> =>
+  value.bytesPerSecond === undefined ? {} : { bytesPerSecond: number(value, 'bytesPerSecond') }
 
 function serveFrom(value: Fields): SessionServe {
   const listen = fields(value, 'listen')

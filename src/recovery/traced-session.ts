@@ -37,6 +37,7 @@ export class TracedSession implements AsyncDisposable {
   #recorder: TraceRecorder | undefined
   #replay: TraceReplay | undefined
   #waiting = 0
+  #isReplaying = false
   #work: Promise<unknown> = Promise.resolve()
   #figures: Readonly<Record<string, number>> | undefined
 
@@ -52,6 +53,11 @@ export class TracedSession implements AsyncDisposable {
   readonly onWait = (change: 1 | -1): void => {
     this.#waiting += change
     if (this.#waiting === 0) this.#replay?.wake()
+  }
+
+  /** What goes before everything that nobody waits for: reads of the guest, and what is read ahead of it. */
+  get isBusy(): boolean {
+    return this.#waiting > 0 || this.#isReplaying
   }
 
   figures(): Readonly<Record<string, number>> {
@@ -106,17 +112,29 @@ export class TracedSession implements AsyncDisposable {
     if (!latest || (store === 'if-better' && isBetter(trace, latest, isWhole))) await this.#put(traces, trace)
   }
 
-  /** Gives whether the recorder had all of its time. */
+  /** Gives whether the recorder was let go on until the boot was over. */
   async #endInTime(recorder: TraceRecorder): Promise<boolean> {
-    const { signal } = this.#over
     await Promise.race([recorder.began, recorder.ended])
-    const slept = this.#options.clock.sleep(limits.traceMs, { signal })
-    const inTime = await slept.then(
+    const inTime = await this.#untilCalm(recorder).then(
       () => true,
       () => false,
     )
     recorder.end()
     return inTime
+  }
+
+  /** Until hardly anything is touched for the first time any more: what comes later is somebody's work and no boot. */
+  async #untilCalm({ touches }: TraceRecorder): Promise<void> {
+    const { signal } = this.#over
+    const { traceMs, traceCalmMs, traceCalmSteps, traceCalmTouches } = limits
+    const stepMs = traceCalmMs / traceCalmSteps
+    const counts = [0]
+    for (let ms = 0; ms < traceMs; ms += stepMs) {
+      await this.#options.clock.sleep(stepMs, { signal })
+      counts.push(touches.length)
+      const before = counts.at(-1 - traceCalmSteps)
+      if (before !== undefined && touches.length - before < traceCalmTouches) return
+    }
   }
 
   async #read(latest: BootTrace, recorder: TraceRecorder): Promise<void> {
@@ -127,10 +145,16 @@ export class TracedSession implements AsyncDisposable {
       trace: latest,
       budgetBytes: this.#options.cacheBytes / 2,
       isGuestWaiting: () => this.#waiting > 0,
+      clock: this.#options.clock,
     })
     for (const { disk, chunk } of recorder.touches) replay.touched(this.#disks[disk]!.name, chunk)
     this.#replay = replay
-    await replay.run({ signal })
+    this.#isReplaying = true
+    try {
+      await replay.run({ signal })
+    } finally {
+      this.#isReplaying = false
+    }
   }
 
   async #put(traces: VmTraces, trace: BootTrace): Promise<void> {

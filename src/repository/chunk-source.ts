@@ -67,10 +67,10 @@ export class DiskChunks implements ChunkSource {
   async fetch(
     refs: readonly ChunkRef[],
     deliver: (ref: ChunkRef, content: Uint8Array, from?: ContentOrigin) => void,
-    { targetOf, ...options }: FetchOptions = {},
+    { targetOf, isKept, ...options }: FetchOptions = {},
   ): Promise<void> {
     try {
-      await this.#fetcher.fetch({ ...this.#request(), targetOf }, refs, deliver, options)
+      await this.#fetcher.fetch({ ...this.#request(), targetOf, isKept }, refs, deliver, options)
     } catch (error) {
       throw withHarm(error, this.#harm)
     }

@@ -20,6 +20,8 @@ export interface RecordRequest {
   readonly owner?: object
   /** Memory for a content, chunkSize bytes; only where ids are sampled. Absent: fresh memory. */
   readonly targetOf?: (ref: ChunkRef) => Uint8Array
+  /** False: not offered to the cache of this host. */
+  readonly isKept?: boolean
   /** Contents go into a file instead; what is delivered is then empty. Only where ids are sampled. */
   readonly sink?: ChunkSink
 }

@@ -251,8 +251,8 @@ export class RecordReader {
       } else {
         left.delete(record.ref)
         // A repaired record was sealed under another name than it is asked for by.
-        if (record.pack === record.ref.pack && record.slot === record.ref.slot)
-          this.#cached?.keep(request, record.ref, sealed[n]!.stored)
+        const isItself = record.pack === record.ref.pack && record.slot === record.ref.slot
+        if (isItself && request.isKept !== false) this.#cached?.keep(request, record.ref, sealed[n]!.stored)
         receiver.deliver(record.ref, content, 'store')
       }
     }

@@ -101,6 +101,8 @@ export type ContentOrigin = 'store' | 'host'
 export interface FetchOptions extends AbortOptions {
   /** chunkSize bytes for the content of this ref, the caller's again when the fetch has settled. A source may deliver from elsewhere all the same. */
   readonly targetOf?: (ref: ChunkRef) => Uint8Array
+  /** False: what is read once, and kept by the reader, is not offered to this host's cache. */
+  readonly isKept?: boolean
 }
 
 /**

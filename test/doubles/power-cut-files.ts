@@ -165,7 +165,8 @@ export class PowerCutFiles {
     const file: OverlayFile = {
       fd: -1,
       size: () => call(() => inode.bytes.length),
-      readAt: (target, position) => call(() => inode.bytes.copy(target, 0, position)),
+      readAt: (target, position) =>
+        call(() => (position < inode.bytes.length ? inode.bytes.copy(target, 0, position) : 0)),
       writeAt: (bytes, position) => call(() => write(bytes, position)),
       readBlocks: (parts, positions, checks) =>
         call(() => {
