@@ -11,8 +11,13 @@ const BLOCK = 4096
 const ZEROS = new Uint8Array(1 << 20)
 const nothing = () => {}
 
+export interface FileBlockDevice extends BlockDevice {
+  /** `zero` makes a hole, however much it covers; else it writes. */
+  readonly zeroesFast: boolean
+}
+
 /** Holes are found with SEEK_DATA and SEEK_HOLE, where the kernel's answer is a promise: only then is an extent 'zero'. */
-export async function fileDevice(path: string, options: { readonly readOnly: boolean }): Promise<BlockDevice> {
+export async function fileDevice(path: string, options: { readonly readOnly: boolean }): Promise<FileBlockDevice> {
   const file = await open(path, options.readOnly ? 'r' : 'r+').catch(cause => {
     throw new LifeboatError('usage', `cannot open ${path}: ${cause.code}`, {
       cause,
@@ -20,7 +25,8 @@ export async function fileDevice(path: string, options: { readonly readOnly: boo
     })
   })
   try {
-    return new FileDevice(file, await sizeOf(file, path), options.readOnly)
+    const size = await sizeOf(file, path)
+    return new FileDevice(file, size, { ...options, zeroesFast: !options.readOnly && (await makesHoles(file, size)) })
   } catch (error) {
     await file.close()
     throw error
@@ -40,9 +46,19 @@ async function sizeOf(file: FileHandle, path: string): Promise<number> {
   return Number(await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * 512
 }
 
-class FileDevice implements BlockDevice {
+/**
+ * Whether this file's filesystem does, asked for a byte behind the end, where nothing is. A block device may write zeros for a
+ * hole, or may take minutes to discard: it is not said to be fast.
+ */
+async function makesHoles(file: FileHandle, size: number): Promise<boolean> {
+  if (!(await file.stat()).isFile()) return false
+  return punchHole(file, size, 1).catch(() => false)
+}
+
+class FileDevice implements FileBlockDevice {
   readonly size: number
   readonly blockSize = BLOCK
+  readonly zeroesFast: boolean
   readonly #file: FileHandle
   readonly #readOnly: boolean
   /** The kernel copies page by page: a read beside a write of the same sector could get half of each. */
@@ -50,10 +66,15 @@ class FileDevice implements BlockDevice {
   /** A failed fsync is never forgotten: the kernel may have dropped the pages and would report success the next time. */
   #syncFailure: unknown
 
-  constructor(file: FileHandle, size: number, readOnly: boolean) {
+  constructor(
+    file: FileHandle,
+    size: number,
+    { readOnly, zeroesFast }: { readonly readOnly: boolean; readonly zeroesFast: boolean },
+  ) {
     this.#file = file
     this.size = size
     this.#readOnly = readOnly
+    this.zeroesFast = zeroesFast
   }
 
   async readInto(target: Uint8Array, offset: number, { signal }: AbortOptions = {}): Promise<void> {

@@ -117,7 +117,7 @@ async function serveFile(invocation: Invocation, file: string, serving: Serving,
   const readOnly = flags.writable !== true
   await using device = await fileDevice(file, { readOnly: readOnly || flags.overlay === true })
   await using overlaid = flags.overlay ? await overlaidFile(file, device, serving.listen, output) : undefined
-  const exports = [overlaid?.exported ?? { name: 'file', device, readOnly }]
+  const exports = [overlaid?.exported ?? { name: 'file', device, readOnly, fastZero: device.zeroesFast }]
   await using running = await serving.exporter({ exports, listen: serving.listen, signal })
   await serveUntilStopped(invocation, running.uris)
 }

@@ -1,17 +1,18 @@
 /** `lifeboat export` as a process of its own: sockets that systemd passes, TLS folders, and what is refused. */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { MiB } from '../../src/core/limits.ts'
+import { GiB, MiB } from '../../src/core/limits.ts'
 import * as C from '../../src/nbd/constants.ts'
+import { encodeGo } from '../../src/nbd/option-codec.ts'
 import { certificateAuthority, credentialFolder } from '../doubles/certificates.ts'
 import { commandLine } from '../doubles/command-line.ts'
 import { patternBytes } from '../doubles/pattern.ts'
 import { lacking } from '../doubles/peer-tools.ts'
-import { RawNbdClient } from '../doubles/raw-nbd-client.ts'
+import { errorOf, RawNbdClient } from '../doubles/raw-nbd-client.ts'
 
 const folder = await mkdtemp(join(tmpdir(), 'lifeboat-export-'))
 after(() => rm(folder, { recursive: true, force: true }))
@@ -86,6 +87,30 @@ async function firstBytes(client: RawNbdClient): Promise<void> {
   client.request(C.NBD_CMD_READ, 0, 4096)
   assert.ok((await client.reply(4096)).payload.equals(content.subarray(0, 4096)))
 }
+
+test('--file --writable announces FAST_ZERO, and zeroes a TiB in one request', async () => {
+  const [file, socket] = [at('sparse.raw'), at('sparse.sock')]
+  await writeFile(file, patternBytes(MiB))
+  await truncate(file, 1024 * GiB)
+  const words = ['--file', file, '--socket', socket]
+  {
+    await using _service = await serving([...words, '--writable'])
+    await using client = await RawNbdClient.open(socket)
+    client.mode = 'extended'
+    await client.option(C.NBD_OPT_EXTENDED_HEADERS)
+    const [info] = await client.option(C.NBD_OPT_GO, encodeGo('file', []))
+    assert.notEqual((info?.payload.readUInt16BE(10) ?? 0) & C.NBD_FLAG_SEND_FAST_ZERO, 0)
+    client.request(C.NBD_CMD_WRITE_ZEROES, 0, 1024 * GiB, C.NBD_CMD_FLAG_FAST_ZERO | C.NBD_CMD_FLAG_FUA)
+    assert.equal(errorOf(await client.reply()), 0)
+    client.request(C.NBD_CMD_WRITE_ZEROES, 0, MiB, C.NBD_CMD_FLAG_FAST_ZERO | C.NBD_CMD_FLAG_NO_HOLE)
+    assert.equal(errorOf(await client.reply()), C.NBD_ENOTSUP, 'space that must be there is written')
+    assert.equal((await stat(file)).blocks, 0)
+  }
+  await using _service = await serving(words)
+  await using client = await RawNbdClient.open(socket)
+  const [info] = await client.option(C.NBD_OPT_GO, encodeGo('file', []))
+  assert.equal((info?.payload.readUInt16BE(10) ?? 0) & C.NBD_FLAG_SEND_FAST_ZERO, 0)
+})
 
 test('a Unix socket that systemd passes is served, and its file stays when the service ends', async () => {
   const path = at('passed.sock')

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, open, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { mkdtemp, open, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { fileDevice } from '../../../src/block/file.ts'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { MiB } from '../../../src/core/limits.ts'
+import { punchHole } from '../../../src/native/sparse-file.ts'
 import { patternBytes } from '../../doubles/pattern.ts'
 
 const folder = await mkdtemp(join(tmpdir(), 'lifeboat-file-device-'))
@@ -52,6 +53,22 @@ test('a sparse file: bytes, holes, writes, zeroes and trims; the end is kept', a
   assert.ok(read.equals(expected))
   assert.ok((await readFile(path)).equals(expected))
   assert.ok((await zeroBytes(4 * MiB, 2 * MiB)) > 200_000)
+})
+
+test('zeroes are said to be fast where the filesystem makes holes, and only to those who may write', async () => {
+  await writeFile(path, patternBytes(10_000))
+  const { blocks } = await stat(path)
+  {
+    await using writable = await fileDevice(path, { readOnly: false })
+    const probe = await open(path, 'r+')
+    const isSo = await punchHole(probe, 0, 4096)
+    await probe.close()
+    assert.equal(writable.zeroesFast, isSo)
+  }
+  const { size, blocks: after } = await stat(path)
+  assert.deepEqual([size, after <= blocks], [10_000, true], 'the question leaves the file as it is')
+  await using readOnly = await fileDevice(path, { readOnly: true })
+  assert.equal(readOnly.zeroesFast, false)
 })
 
 test('what lies outside, a read-only device, a file that shrank and a missing one are errors', async () => {
