@@ -196,14 +196,23 @@ export const limits = {
   /** Base64: at most eight bytes a touch, one or two as a rule. */
   traceBytesMax: 2 << 20,
   traceDisksMax: 256,
-  /** From the first read on; a guest has booted by then, or will not follow a trace of its boot. */
+  /** From the first read on, at most; a guest has booted by then, or will not follow a trace of its boot. */
   traceMs: 300_000,
+  /**
+   * A boot is over when a minute has touched less than a MiB for the first time. Less than a minute would not do: on a busy host
+   * an emulated guest was 49 seconds on its way from its boot loader to its root file system without a read.
+   */
+  traceCalmMs: 60_000,
+  traceCalmSteps: 6,
+  traceCalmTouches: 16,
   /** What a session waits for at its end so that its trace is stored. */
   traceStoreMs: 5_000,
   /** As measured by replaying boots at 10 ms a request: 1.03 of a local boot. */
   traceWindowTouches: 128,
   /** Together they leave a quarter of a disk's `getsInFlight` to the guest's own reads. */
   traceWindowsInFlight: 2,
+  /** A guest whose reads always wait would never let a window in; then one at a time is begun, so long after the last one began, or twice as long as that one took. */
+  traceYieldMs: 100,
   traceWindowGets: 6,
   /** How often a migration looks how far QEMU's copy has come. */
   migrationPollMs: 500,

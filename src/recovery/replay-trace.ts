@@ -1,9 +1,10 @@
 /**
  * Reads what an earlier boot touched ahead of the guest: windows of touches in the order of that boot, each sorted by place, so
- * that neighbours share a GET. It gives way: while a guest's read waits, no window is begun; what is ahead of the guest never takes
- * more than its budget, and a guest that goes other ways ends it by not following. Its failures are nobody's: whoever comes to a
- * place that could not be read meets the failure and reports it.
+ * that neighbours share a GET. It gives way: while a guest's read waits, no window is begun, unless there would never be one;
+ * what is ahead of the guest never takes more than its budget, and a guest that goes other ways ends it by not following. Its
+ * failures are nobody's: whoever comes to a place that could not be read meets the failure and reports it.
  */
+import type { Clock } from '../core/clock.ts'
 import { isIntegrityError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
@@ -26,6 +27,7 @@ export interface ReplayOptions {
   readonly budgetBytes: number
   /** A read of the guest waits for the store now. */
   readonly isGuestWaiting: () => boolean
+  readonly clock: Clock
 }
 
 export class TraceReplay {
@@ -38,6 +40,9 @@ export class TraceReplay {
   #changed = Promise.withResolvers<void>()
   #fetched = 0
   #isOver = false
+  /** Of the last window that was begun, and of the last that ended, milliseconds. */
+  #begunMs = 0
+  #tookMs = 0
 
   constructor(options: ReplayOptions) {
     this.#options = options
@@ -70,14 +75,18 @@ export class TraceReplay {
     const onAbort = () => this.wake()
     signal?.addEventListener('abort', onAbort)
     const underWay = new Set<Promise<void>>()
+    this.#begunMs = this.#options.clock.monotonicMs()
     try {
       const { touches } = this.#options.trace
       for (let at = 0; this.#windowTouches > 0 && at < touches.length; at += this.#windowTouches) {
-        await this.#until(() => underWay.size < limits.traceWindowsInFlight && this.#mayBegin(), signal)
+        await this.#until(() => this.#mayBegin(underWay.size), signal)
         if (this.#isOver) break
         const window = this.#wanted(touches.slice(at, at + this.#windowTouches))
         if (window.size === 0) continue
+        const begunMs = this.#options.clock.monotonicMs()
+        this.#begunMs = begunMs
         const task: Promise<void> = this.#fetch(window, { signal }).finally(() => {
+          this.#tookMs = this.#options.clock.monotonicMs() - begunMs
           underWay.delete(task)
           this.wake()
         })
@@ -91,9 +100,19 @@ export class TraceReplay {
     signal?.throwIfAborted()
   }
 
-  #mayBegin(): boolean {
+  #mayBegin(underWay: number): boolean {
     const { budgetBytes, isGuestWaiting, trace } = this.#options
-    return !isGuestWaiting() && (this.#ahead.size + this.#windowTouches) * trace.chunkSize <= budgetBytes
+    if (underWay >= limits.traceWindowsInFlight) return false
+    if ((this.#ahead.size + this.#windowTouches) * trace.chunkSize > budgetBytes) return false
+    return !isGuestWaiting() || (underWay === 0 && this.#yieldedMs() >= this.#yieldMs())
+  }
+
+  #yieldMs(): number {
+    return Math.max(limits.traceYieldMs, 2 * this.#tookMs)
+  }
+
+  #yieldedMs(): number {
+    return this.#options.clock.monotonicMs() - this.#begunMs
   }
 
   async #until(isTrue: () => boolean, signal: AbortSignal | undefined): Promise<void> {
@@ -101,7 +120,16 @@ export class TraceReplay {
       signal?.throwIfAborted()
       if (this.#isOver || isTrue()) return
       this.#changed = Promise.withResolvers()
+      const changed = new AbortController()
+      const leftMs = this.#yieldMs() - this.#yieldedMs()
+      // Time alone makes a difference while it gives way to the guest, and until the wait is over.
+      if (leftMs > 0 && this.#options.isGuestWaiting())
+        this.#options.clock.sleep(leftMs, { signal: changed.signal }).then(
+          () => this.wake(),
+          () => {},
+        )
       await this.#changed.promise
+      changed.abort()
     }
   }
 

@@ -13,6 +13,7 @@ import { type ReplayOptions, TraceReplay } from '../../../src/recovery/replay-tr
 import { TraceRecorder } from '../../../src/recovery/trace-recorder.ts'
 import type { BootTrace, Touch } from '../../../src/repository/boot-trace.ts'
 import { MemoryChunkSource } from '../../doubles/chunk-source.ts'
+import { manualClock } from '../../doubles/manual-clock.ts'
 
 const CHUNK = 4096
 const settle = async () => {
@@ -113,6 +114,7 @@ function replayOf(touches: readonly Touch[], more: Partial<ReplayOptions> = {}) 
     trace: traceOf(touches),
     budgetBytes: 1e9,
     isGuestWaiting: () => false,
+    clock: manualClock(),
     ...more,
   })
   return { disk, replay }
@@ -178,6 +180,34 @@ test('while a read of the guest waits no window is begun', async () => {
   disk.calls[1]!.done()
   disk.calls[2]!.done()
   await run
+})
+
+test('a guest whose reads always wait lets one window in at a time, and for twice as long none', async () => {
+  const clock = manualClock()
+  const { disk, replay } = replayOf(backwards(4 * W), { isGuestWaiting: () => true, clock })
+  const run = replay.run()
+  await settle()
+  await clock.advance(limits.traceYieldMs - 1)
+  assert.equal(disk.calls.length, 0)
+  await clock.advance(1)
+  assert.equal(disk.calls.length, 1)
+  // A slow line: the window takes ten times as long.
+  const took = 10 * limits.traceYieldMs
+  await clock.advance(took)
+  assert.equal(disk.calls.length, 1, 'a second one beside it is not let in')
+  disk.calls[0]!.done()
+  await settle()
+  await clock.advance(took - 1)
+  assert.equal(disk.calls.length, 1)
+  await clock.advance(1)
+  assert.equal(disk.calls.length, 2, 'begun twice as long after the first as that took')
+  for (let i = 1; i < 4; i++) {
+    disk.calls[i]!.done()
+    await settle()
+    await clock.advance(2 * took)
+  }
+  await run
+  assert.equal(clock.nextMs(), undefined, 'nothing is left that would wake up')
 })
 
 test('it stays within its budget ahead of the guest, and goes on as the guest follows', async () => {

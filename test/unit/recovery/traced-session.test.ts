@@ -65,20 +65,49 @@ async function session(traces: VmTraces, store: TracedSessionOptions['store'] = 
 const span = (first: number, count: number) => Array.from({ length: count }, (_, i) => first + i)
 const chunksOf = (trace: BootTrace | undefined) => trace?.touches.map(({ chunk }) => chunk)
 
-test('a trace is stored some minutes after the first read, once, and nothing is recorded after that', async () => {
+const stepMs = limits.traceCalmMs / limits.traceCalmSteps
+
+test('a trace is stored when a minute has touched next to nothing, once, and nothing is recorded after that', async () => {
   const { stored, asked, traces } = tracesOf()
   const { traced, clock, read } = await session(traces)
   await clock.advance(2 * limits.traceMs)
   assert.equal(stored.length, 0, 'a guest that has not begun is waited for')
-  await read(7, 3)
-  await clock.advance(limits.traceMs - 1)
-  await read(5, 3)
-  assert.deepEqual([asked.puts, traced.figures()], [0, { tracedChunks: 3, replayedChunks: 0 }])
+  const few = limits.traceCalmTouches - 1
+  await read(...span(100, 50))
+  for (let step = 1; step <= limits.traceCalmSteps; step++) {
+    await clock.advance(stepMs)
+    // Somebody who looks around, and who comes back to what was read.
+    if (step === 3) await read(...span(0, few), ...span(100, 50))
+    assert.equal(asked.puts, 0, `step ${step}`)
+  }
+  await clock.advance(stepMs - 1)
+  assert.equal(asked.puts, 0)
   await clock.advance(1)
-  assert.deepEqual(chunksOf(stored[0]), [7, 3, 5])
-  await read(9)
+  assert.deepEqual(chunksOf(stored[0]), [...span(100, 50), ...span(0, few)])
+  await read(900)
   await traced[Symbol.asyncDispose]()
-  assert.deepEqual([asked.puts, traced.figures().tracedChunks], [1, 3])
+  assert.deepEqual([asked.puts, traced.figures().tracedChunks], [1, 50 + few])
+})
+
+test('a boot that pauses for less than a minute goes on, and one that never comes to rest ends with its time', async () => {
+  const { stored, asked, traces } = tracesOf()
+  const { traced, clock, read } = await session(traces)
+  await read(...span(0, 20))
+  // Like an emulated guest between its boot loader and its root file system.
+  for (let step = 1; step < limits.traceCalmSteps; step++) await clock.advance(stepMs)
+  await read(...span(20, 20))
+  assert.equal(asked.puts, 0)
+  let next = 40
+  for (let step = limits.traceCalmSteps; step < limits.traceMs / stepMs; step++) {
+    await clock.advance(stepMs)
+    assert.equal(asked.puts, 0)
+    await read(...span(next, 4))
+    next += 4
+  }
+  await clock.advance(stepMs)
+  assert.deepEqual(chunksOf(stored[0]), span(0, next))
+  await traced[Symbol.asyncDispose]()
+  assert.equal(asked.puts, 1)
 })
 
 test('a session that ends before stores what it has; one that read nothing stores nothing', async () => {
@@ -108,7 +137,7 @@ test('a trace is replaced when a tenth was not foreseen, or when it foresaw twic
     const { asked, traces } = tracesOf(known)
     const { traced, clock, read } = await session(traces)
     await read(...chunks)
-    if (isWhole) await clock.advance(limits.traceMs)
+    for (let step = 0; isWhole && step <= limits.traceCalmSteps; step++) await clock.advance(stepMs)
     await traced[Symbol.asyncDispose]()
     assert.equal(asked.puts, replaced ? 1 : 0, `${chunks.length} chunks up to ${chunks.at(-1)}, whole: ${isWhole}`)
   }
