@@ -91,3 +91,28 @@ test('signals reach the program through the hand-over, and its death by one show
     )
   }
 })
+
+/** Half of what survives lies in the part of the heap for young objects, which V8 lets grow unless it was told not to. */
+const YOUNG = `
+  import { getHeapSpaceStatistics } from 'node:v8'
+  export async function main() {
+    const kept = []
+    for (let n = 0; n < 3e6; n++) kept[n % 1e5] = { n }
+    const { space_size } = getHeapSpaceStatistics().find(({ space_name }) => space_name === 'new_space')
+    console.log(space_size > 4 << 20 ? 'grown' : 'small')
+  }`
+
+test('captures and servers keep the heap for young objects small, unless Node was started with another word', () => {
+  put('src/cli/main.ts', YOUNG)
+  const program = join(home, 'bin/lifeboat.mjs')
+  for (const [flags, words, expected] of [
+    [[], ['points'], 'grown'],
+    [[], ['backup', 'export'], 'small'],
+    [[], ['--repo', 'x', 'export', 'vm@latest'], 'small'],
+    [[], ['session', 'resume', 'test'], 'small'],
+    [['--semi_space_growth_factor=2'], ['boot', 'vm@latest'], 'grown'],
+  ] as const) {
+    const found = spawnSync(process.execPath, [...flags, program, ...words], { encoding: 'utf8' })
+    assert.deepEqual(outcome(found), { said: expected, code: 0 }, `${words.join(' ')}: ${found.stderr}`)
+  }
+})
