@@ -30,6 +30,7 @@ export async function resumeSession(asked: Invocation, name: string, flags: Resu
     exporter: nbdExporter(surroundings.clock, output),
     cache: opened.cache,
     traces: opened.traces(state.point.vm),
+    older: opened.older,
     figures: opened.figures,
     environment: surroundings.environment,
     tell: message => output.warning(message),

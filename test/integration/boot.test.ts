@@ -8,9 +8,11 @@ import { test } from 'node:test'
 import { backupVm } from '../../src/backup/backup-vm.ts'
 import { ChunkCache } from '../../src/cache/chunk-cache.ts'
 import { systemClock } from '../../src/core/clock.ts'
+import { pointId } from '../../src/core/ids.ts'
 import { systemRandom } from '../../src/core/random.ts'
 import { qemuHypervisor } from '../../src/hypervisor/qemu/qemu-hypervisor.ts'
 import { type BootRequest, bootPoint } from '../../src/recovery/boot.ts'
+import type { Exporter } from '../../src/recovery/exporter.ts'
 import { discardSession, readSession } from '../../src/recovery/session.ts'
 import { testExporter } from '../doubles/nbd-exporter.ts'
 import { sessionPlace } from '../doubles/session-place.ts'
@@ -100,6 +102,17 @@ test('a boot that fails leaves no session, no process, no pin and says why', asy
   const pins: string[] = []
   for await (const { key } of fixture.store.list('pins/')) pins.push(key)
   assert.deepEqual(pins, [])
+})
+
+test('clients of the server below a guest may ask what differs from an older point', async () => {
+  const older = { points: [pointId('00000000000000aa')], changedSince: async () => [{ offset: CHUNK, length: CHUNK }] }
+  const exporter: Exporter = async ({ exports: [disk] }) => {
+    const [context] = disk?.contexts ?? []
+    const extents = await Array.fromAsync(context?.extents({ offset: 0, length: 2 * CHUNK }) ?? [])
+    throw new Error(`${context?.name} ${extents.map(({ length, flags }) => `${length}:${flags}`)}`)
+  }
+  const said = new RegExp(`^Error: x-lifeboat:changed-since:00000000000000aa ${CHUNK}:0,${CHUNK}:1$`)
+  await assert.rejects(bootPoint(request('differences', { older, exporter })), said)
 })
 
 test("the guest's 4 KiB writes fetch nothing from the repository", async () => {
