@@ -37,7 +37,8 @@ export async function lifeAfterRecovery({ lifeboat, guest, server, session, targ
   const [read, stored] = ['bytesRead', 'bytesStored'].map(field =>
     mebibytes(listOf(point, 'disks').reduce((sum, disk) => sum + numberOf(disk, field), 0)),
   )
-  step(`it is a new recovery point: ${read} read, ${stored} stored`)
+  const consistency = textOf(point, 'consistency')
+  step(`it is a new recovery point, ${consistency}-consistent: ${read} read, ${stored} stored`)
 
   const movedAt = performance.now()
   const words = Object.entries(targets).flatMap(([disk, file]) => ['--to', `${disk}=${file}`])

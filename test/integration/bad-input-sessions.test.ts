@@ -1,7 +1,8 @@
 /** What sessions are asked that they cannot do, by the command line: each is refused with what to do, and the session is as it was. */
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { after, before, describe, test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
 import { LifeboatError } from '../../src/core/errors.ts'
@@ -9,6 +10,8 @@ import { connectNbd } from '../../src/nbd/client.ts'
 import { encodeSessionState, parseSessionState, type SessionState } from '../../src/recovery/session-state.ts'
 import { done, type Refusal, refused, type SmallRepository, smallRepository } from '../doubles/bad-input.ts'
 import { smallDisk } from '../doubles/command-line.ts'
+import { loopDevice } from '../doubles/loop-device.ts'
+import { lacking } from '../doubles/peer-tools.ts'
 
 const usage = { exit: 2, code: 'usage' } as const
 const VERBS = ['show', 'resume', 'commit', 'migrate', 'discard']
@@ -133,6 +136,36 @@ describe('sessions that are asked for what they cannot do', { timeout: 180_000 }
     assert.match(error.hint ?? '', /session resume moves/, 'a stopped one is to be resumed first')
     done(await ask('session discard moves'))
   })
+
+  test('a device that is mounted or too small is not written to by a VM that moves', async t => {
+    if (lacking('qemu-system-x86_64', 'qemu-img', 'mkfs.ext4')) return t.skip('QEMU or mkfs.ext4 is not installed')
+    await truncate(await touched('small.img'), 512 * 1024)
+    await truncate(await touched('mounted.img'), 4 << 20)
+    await using little = loopDevice(at('small.img'))
+    await using mounted = loopDevice(at('mounted.img'))
+    if (!little || !mounted) return t.skip('loop devices take root')
+    execFileSync('mkfs.ext4', ['-q', mounted.device])
+    await mkdir(at('mount'))
+    execFileSync('mount', [mounted.device, at('mount')])
+    try {
+      const boot = `${small.at} boot web1@latest --session vm --accel tcg --memory 32M`
+      await served(boot, 'vm', async () => {
+        await refuse(`session migrate vm --to ${little.device}`, usage)
+        await refuse(`session migrate vm --to ${mounted.device}`, { exit: 1, code: 'output-failed' })
+        await refuse('session migrate vm --to /dev/null', { exit: 2, code: 'output-exists' })
+        assert.equal((await stateOf('vm')).migration, undefined)
+      })
+    } finally {
+      execFileSync('umount', [at('mount')])
+    }
+    execFileSync('e2fsck', ['-fn', mounted.device], { stdio: 'ignore' })
+    done(await ask('session discard vm'))
+  })
+
+  const touched = async (name: string) => {
+    await writeFile(at(name), '')
+    return at(name)
+  }
 
   test('Ctrl-C in mid migration, and a server that is told to stop: the session stays, and no target', async () => {
     const words = `session migrate slow --to ${at('slow.raw')} --limit-rate 64KiB`

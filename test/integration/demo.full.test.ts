@@ -28,7 +28,7 @@ for (const { name, words, consistency, minutes } of [
     assert.match(stdout, /the older point runs: its files are the ones that the first guest had/)
     assert.match(stdout, /the newer point runs: its files are the ones that the first guest had/)
     assert.match(stdout, /a new server has taken it over; no read and no write was lost/)
-    assert.match(stdout, /it is a new recovery point: [0-9.]+ [KM]iB read/)
+    assert.match(stdout, new RegExp(`it is a new recovery point, ${consistency}-consistent: [0-9.]+ [KM]iB read`))
     assert.match(stdout, /it runs from local disks now, compared with what it had; its server is gone/)
     assert.match(stdout, /its files are the ones that it had written/)
     assert.match(stdout, /the restored data disk is the same, bit by bit/)

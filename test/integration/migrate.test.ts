@@ -9,6 +9,7 @@ import { isLifeboatError } from '../../src/core/errors.ts'
 import { type MigrationProgress, migrateDisks } from '../../src/hypervisor/qemu/migrate.ts'
 import type { MigrationTarget } from '../../src/hypervisor/qemu/migration-target.ts'
 import { connectQmp, type QmpClient } from '../../src/hypervisor/qemu/qmp.ts'
+import { loopDevice } from '../doubles/loop-device.ts'
 import { KiB, MiB, qemuMissing, startQemu, type TestQemu } from '../doubles/qemu.ts'
 
 const skip = qemuMissing()
@@ -209,12 +210,11 @@ test('targets that are missing, double, unknown or there already are refused bef
   assert.deepEqual(await qemu.residue(), [])
 })
 
-/** A block device of so many bytes, for as long as it is used. */
-function loopDevice(file: string, bytes: number) {
+/** A block device of so many bytes. */
+function deviceOf(file: string, bytes: number) {
   writeFileSync(file, '')
   truncateSync(file, bytes)
-  const device = execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8' }).trim()
-  return { device, [Symbol.dispose]: () => void execFileSync('losetup', ['--detach', device]) }
+  return loopDevice(file)
 }
 
 const skipLoop =
@@ -225,8 +225,9 @@ test('disks move to block devices, raw on a larger one and qcow2, at the rate th
 }, async () => {
   await using qemu = await startQemu({ disks: DISKS })
   await fill(qemu)
-  using larger = loopDevice(path.join(qemu.dir, 'larger'), SIZE + 8 * MiB)
-  using container = loopDevice(path.join(qemu.dir, 'container'), 2 * SIZE)
+  await using larger = deviceOf(path.join(qemu.dir, 'larger'), SIZE + 8 * MiB)
+  await using container = deviceOf(path.join(qemu.dir, 'container'), 2 * SIZE)
+  assert.ok(larger && container)
   const rate = 24 * MiB
   const rates = new Set<number>()
   let asking: Promise<void> | undefined
@@ -269,7 +270,8 @@ test('a target that another machine uses is refused, and the guest stays where i
   await using other = await startQemu({ disks: [DISKS[0]] })
   await using qemu = await startQemu({ disks: [DISKS[0]] })
   await fillFirst(qemu)
-  using shared = loopDevice(path.join(other.dir, 'shared'), SIZE)
+  await using shared = deviceOf(path.join(other.dir, 'shared'), SIZE)
+  assert.ok(shared)
   const file = { driver: 'host_device', filename: shared.device }
   await other.control.execute('blockdev-add', { 'node-name': 'taken', driver: 'raw', file })
   const mirror = { 'job-id': 'holds', device: 'vda-node', target: 'taken', sync: 'none' }
