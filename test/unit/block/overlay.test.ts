@@ -6,10 +6,12 @@ import { after, test } from 'node:test'
 import type { BlockReader } from '../../../src/block/block-device.ts'
 import { memoryDevice } from '../../../src/block/memory.ts'
 import { type OpenOverlays, openOverlays, overlayBaseLabel } from '../../../src/block/overlay.ts'
+import type { OverlayDisk } from '../../../src/block/overlay-disk.ts'
 import { nodeOverlayFiles } from '../../../src/block/overlay-files.ts'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { MiB } from '../../../src/core/limits.ts'
+import type { Range } from '../../../src/core/range.ts'
 import { PowerCutFiles } from '../../doubles/power-cut-files.ts'
 import { drawing } from '../../doubles/power-cut-inode.ts'
 
@@ -60,17 +62,24 @@ test('a failed fsync is never forgotten: flush and FUA fail until the next openi
   t.diagnostic(`1 fsync failed; the next opening told ${recovery.lostBytes} bytes lost`)
 })
 
-test('with durable replies a write is there after a power cut as soon as it is acknowledged', async () => {
-  for (let seed = 1; seed < 20; seed++) {
-    const host = new PowerCutFiles(drawing(seed))
-    const disk = (await opened(host, 'boot 1', { durableReplies: true })).disk('disk')
-    await disk.write(block(7), 3 * BLOCK)
-    await disk.zero({ offset: 4 * BLOCK, length: BLOCK })
-    host.cutPower()
-    const bytes = block(0)
-    await (await opened(host, 'boot 2')).disk('disk').readInto(bytes, 3 * BLOCK)
-    assert.ok(bytes.equals(block(7)), `seed ${seed}`)
+test('with durable replies a write, zero or trim is there after a power cut as soon as it is acknowledged', async () => {
+  const whole = { offset: 3 * BLOCK, length: BLOCK }
+  const changes: Record<string, [number, (disk: OverlayDisk) => Promise<void>]> = {
+    write: [7, disk => disk.write(block(7), whole.offset)],
+    zero: [0, disk => disk.zero(whole)],
+    trim: [0, disk => disk.trim(whole)],
   }
+  for (const [what, [value, change]] of Object.entries(changes))
+    for (let seed = 1; seed < 20; seed++) {
+      const host = new PowerCutFiles(drawing(seed))
+      const disks = [{ name: 'disk', base: memoryDevice(Buffer.alloc(SIZE, 5)) }]
+      const disk = (await opened(host, 'boot 1', { disks, durableReplies: true })).disk('disk')
+      await change(disk)
+      host.cutPower()
+      const bytes = block(9)
+      await (await opened(host, 'boot 2', { disks })).disk('disk').readInto(bytes, whole.offset)
+      assert.ok(bytes.equals(block(value)), `${what}, seed ${seed}`)
+    }
 })
 
 test('a flush covers what was acknowledged while another one was under way', async () => {
@@ -118,6 +127,61 @@ test('one process owns an overlay; other disks and another base are refused', as
   await (await opened(unnamed, 'boot', { baseLabel: 'point 2' }))[Symbol.asyncDispose]()
   host.kill()
   await assert.rejects(opened(host, 'boot', { disks: [{ name: 'other', base: base() }] }), isCode('usage'))
+})
+
+test('CACHE reaches the base where nothing is written, and is not there where the base cannot', async () => {
+  const host = new PowerCutFiles(drawing(1))
+  const asked: Range[] = []
+  const reads: BlockReader = {
+    ...base(),
+    prefetch: async range => {
+      asked.push(range)
+    },
+  }
+  const overlays = await opened(host, 'boot', { disks: [{ name: 'disk', base: reads }] })
+  const disk = overlays.disk('disk')
+  await disk.write(block(1), 2 * BLOCK)
+  await disk.zero({ offset: 5 * BLOCK, length: BLOCK })
+  await disk.prefetch?.({ offset: 100, length: 7 * BLOCK })
+  assert.deepEqual(asked, [
+    { offset: 100, length: 2 * BLOCK - 100 },
+    { offset: 3 * BLOCK, length: 2 * BLOCK },
+    { offset: 6 * BLOCK, length: BLOCK + 100 },
+  ])
+  await disk.prefetch?.({ offset: 2 * BLOCK, length: BLOCK })
+  assert.equal(asked.length, 3, 'what is written is at hand')
+  await overlays[Symbol.asyncDispose]()
+  assert.equal((await opened(host, 'boot')).disk('disk').prefetch, undefined)
+})
+
+test('writes in one turn: all or none, only whole blocks, and there after a kill', async () => {
+  const host = new PowerCutFiles(drawing(1))
+  const disk = (await opened(host, 'boot')).disk('disk')
+  // The first write has space reserved.
+  await disk.write(block(9), 0)
+  const two = (offset: number) => [
+    { bytes: block(1), offset: BLOCK },
+    { bytes: block(2), offset },
+  ]
+  assert.equal(disk.writeNow?.(two(2 * BLOCK + 512)), false, 'a part of a block')
+  assert.equal(disk.writeNow?.(two(SIZE)), false, 'past the end')
+  const bytes = block(7)
+  await disk.readInto(bytes, BLOCK)
+  assert.ok(bytes.equals(block(0)), 'none of them')
+  const waiting = disk.write(block(5), 7 * BLOCK)
+  assert.equal(disk.writeNow?.(two(2 * BLOCK)), false, 'another write is under way')
+  await waiting
+  assert.equal(disk.writeNow?.(two(2 * BLOCK)), true)
+  host.kill()
+  const again = (await opened(host, 'boot')).disk('disk')
+  for (const [n, value] of [9, 1, 2].entries()) {
+    await again.readInto(bytes, n * BLOCK)
+    assert.ok(bytes.equals(block(value)), `block ${n}`)
+  }
+  const durable = new PowerCutFiles(drawing(2))
+  const careful = (await opened(durable, 'boot', { durableReplies: true })).disk('disk')
+  await careful.write(block(9), 0)
+  assert.equal(careful.writeNow?.(two(2 * BLOCK)), false, 'its reply has to wait for the disk')
 })
 
 test('on a real disk: one owner, space is given back by trim and zero, and zeros of a huge disk cost nothing', async () => {
