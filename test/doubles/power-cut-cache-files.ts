@@ -187,7 +187,7 @@ export class PowerCutCacheFiles {
     this.injected.sectorsKept += kept
     this.injected.sectorsLost += lost
     stored.settled = 0
-    stored.isUnreadable = this.#draw() < 0.05
+    stored.isUnreadable = this.#draw() < 0.15
     if (stored.isUnreadable) this.injected.unreadableFiles++
     // A time of change is written back later than anything else, or comes from a clock that was set since.
     if (this.#draw() < 0.3) stored.modifiedMs += Math.floor((this.#draw() - 0.5) * 7_200_000)
