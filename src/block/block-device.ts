@@ -32,8 +32,19 @@ export interface BlockReader extends AsyncDisposable {
   prefetch?(range: Range, options?: AbortOptions): Promise<void>
 }
 
+/** Bytes for one place of a device. */
+export interface PlacedBytes {
+  readonly bytes: Uint8Array
+  readonly offset: number
+}
+
 /** flush() covers every write that completed before it was called. */
 export interface BlockDevice extends BlockReader {
+  /**
+   * Several writes in one, done when the call returns; the bytes are the caller's again then. False means that it would have to
+   * wait, or that something is wrong, and nothing has changed: `write` does it or says why not. Absent where writes always wait.
+   */
+  writeNow?(writes: readonly PlacedBytes[]): boolean
   write(source: Uint8Array, offset: number, options?: { fua?: boolean } & AbortOptions): Promise<void>
   zero(range: Range, options?: { fua?: boolean } & AbortOptions): Promise<void>
   trim(range: Range, options?: AbortOptions): Promise<void>

@@ -2,7 +2,8 @@
 import { LifeboatError } from '../core/errors.ts'
 import type { Extent, Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import type { BlockDevice, BorrowedViews } from './block-device.ts'
+import type { BlockDevice, BorrowedViews, PlacedBytes } from './block-device.ts'
+import type { BlocksWrite } from './overlay-batch.ts'
 import { BLOCK } from './overlay-format.ts'
 import type { DiskMap } from './overlay-map.ts'
 import { mapExtents, prefetchBelow, readMapped } from './overlay-read.ts'
@@ -59,6 +60,18 @@ export class WritableDisk implements OverlayDisk {
   extents(range: Range, options: AbortOptions = {}): AsyncGenerator<Extent> {
     this.#check(range.offset, range.length)
     return mapExtents(this.#map, range, options)
+  }
+
+  writeNow(writes: readonly PlacedBytes[]): boolean {
+    if (this.#durable || this.#locked.size > 0) return false
+    const disk = this.#map
+    const blocks: BlocksWrite[] = []
+    for (const { bytes, offset } of writes) {
+      if (offset < 0 || offset % BLOCK !== 0 || bytes.length % BLOCK !== 0) return false
+      if (bytes.length === 0 || offset + bytes.length > this.size) return false
+      blocks.push({ disk, block: offset / BLOCK, count: bytes.length / BLOCK, source: bytes })
+    }
+    return this.#store.writeNow(blocks)
   }
 
   async write(source: Uint8Array, offset: number, { fua = false, signal }: WriteOptions = {}): Promise<void> {

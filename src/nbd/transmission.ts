@@ -6,6 +6,7 @@ import type { ConnectionBytes } from './bytes-in-flight.ts'
 import { type CommandScope, commandCost, execute, read, readCost } from './commands.ts'
 import * as C from './constants.ts'
 import { errnoOf } from './errno.ts'
+import { GatheredWrites } from './gathered-writes.ts'
 import type { HandshakeState } from './handshake.ts'
 import type { NbdLog } from './log-line.ts'
 import { contextOf } from './meta-contexts.ts'
@@ -40,6 +41,9 @@ interface Incoming {
 const NO_PAYLOAD = new Uint8Array(0)
 const MAX_DRAINED = 2 ** 32
 
+const isSmallWrite = ({ type, flags, length }: RequestHeader): boolean =>
+  type === C.NBD_CMD_WRITE && (flags & C.NBD_CMD_FLAG_FUA) === 0 && length <= limits.nbdCopyMax
+
 export class Transmission {
   readonly #host: TransmissionHost
   readonly #scope: CommandScope
@@ -47,6 +51,7 @@ export class Transmission {
   readonly #headerBytes: number
   readonly #entry: NbdExport
   readonly #request = emptyRequest()
+  readonly #gathered: GatheredWrites
   #incoming: Incoming | undefined
   /** Requests that wait for the device. */
   running = 0
@@ -62,6 +67,7 @@ export class Transmission {
     const writable = writableDevice(entry)
     this.#host = host
     this.#entry = entry
+    this.#gathered = new GatheredWrites(writable)
     this.#headerBytes = requestHeaderBytes(state.mode)
     this.#replies = new Replies(writer, state.mode)
     const contexts = state.contexts.flatMap(({ id, name }) => {
@@ -96,12 +102,19 @@ export class Transmission {
         this.#host.broken('bad request magic')
         break
       }
+      const payload = at + this.#headerBytes
+      if (this.#gathers(this.#request, end - payload)) {
+        at = payload + this.#request.length
+        this.#gathered.add({ ...this.#request }, b.subarray(payload, at), 0)
+        continue
+      }
       if (!this.#begin(this.#request)) {
         this.blocked = true
         break
       }
-      at += this.#headerBytes
+      at = payload
     }
+    this.#writeGathered()
     this.#host.writer.flush()
     return at
   }
@@ -130,7 +143,31 @@ export class Transmission {
     this.#incoming = undefined
     const { request, error, bytes } = incoming
     if (error !== 0) this.#replies.error(request, error)
+    else if (bytes !== undefined && isSmallWrite(request) && this.#gathered.possible)
+      this.#gathered.add(request, bytes, bytes.length)
     else this.#launch(request, bytes?.length ?? 0, () => execute(this.#scope, request, bytes ?? NO_PAYLOAD))
+  }
+
+  /** Whether it is a small WRITE, all of which has come, and nothing stands against it. */
+  #gathers(request: RequestHeader, available: number): boolean {
+    if (!isSmallWrite(request) || request.length > available || !this.#gathered.possible) return false
+    return !this.shuttingDown && requestError(this.#scope.rules, request) === 0 && this.#host.bytes.fits(request.length)
+  }
+
+  /** What the device does not write at once goes the way of all others, in memory of its own: the input's is read into again. */
+  #writeGathered(): void {
+    const { written, writes } = this.#gathered.take()
+    const { bytes: inFlight } = this.#host
+    for (const { request, bytes, held } of writes) {
+      if (written) {
+        this.#replies.ok(request)
+        if (held > 0) inFlight.release(held)
+        continue
+      }
+      const own = held > 0 ? bytes : Buffer.from(bytes)
+      if (held === 0) inFlight.charge(own.length)
+      this.#launch(request, own.length, () => execute(this.#scope, request, own))
+    }
   }
 
   /** Starts one request; false means that it was not admitted and must be parsed again later. */

@@ -2,6 +2,7 @@
  * Overlays whose writes can be watched and refused: what a copy needs that catches up with its clients. Every write is counted
  * while it is under way, so that none can fall between an instant and the watch that began before it.
  */
+import type { PlacedBytes } from '../block/block-device.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { mergeRanges, type Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
@@ -40,8 +41,7 @@ class Gate {
   async run(disk: string, { offset, length }: Range, write: () => Promise<void>): Promise<void> {
     if (this.#reason !== undefined)
       throw new LifeboatError('interrupted', this.#reason, { hint: 'Open the disk at its new place.' })
-    const ranges = this.#watched?.get(disk)
-    if (ranges && ranges.push({ offset, length }) > RANGES_MAX) this.#watched?.set(disk, fewer(ranges))
+    this.#note(disk, offset, length)
     const turn = this.#turn
     turn.underWay++
     try {
@@ -49,6 +49,18 @@ class Gate {
     } finally {
       if (--turn.underWay === 0) turn.idle?.()
     }
+  }
+
+  /** Nothing comes between its beginning and its end. */
+  runNow(disk: string, writes: readonly PlacedBytes[], write: () => boolean): boolean {
+    if (this.#reason !== undefined || !write()) return false
+    for (const { bytes, offset } of writes) this.#note(disk, offset, bytes.length)
+    return true
+  }
+
+  #note(disk: string, offset: number, length: number): void {
+    const ranges = this.#watched?.get(disk)
+    if (ranges && ranges.push({ offset, length }) > RANGES_MAX) this.#watched?.set(disk, fewer(ranges))
   }
 
   async watch(disks: readonly string[]): Promise<WriteWatch> {
@@ -108,6 +120,7 @@ function gatedDisk(disk: OverlayDisk, name: string, gate: Gate): OverlayDisk {
     extents: (range, options) => disk.extents(range, options),
     ...(disk.prefetch && { prefetch: (range: Range, options?: AbortOptions) => disk.prefetch!(range, options) }),
     written: range => disk.written(range),
+    writeNow: writes => gate.runNow(name, writes, () => disk.writeNow?.(writes) === true),
     write: (source, offset, options) =>
       gate.run(name, { offset, length: source.length }, () => disk.write(source, offset, options)),
     zero: (range, options) => gate.run(name, range, () => disk.zero(range, options)),

@@ -70,7 +70,12 @@ export async function overlayModel(seed: number, steps: number): Promise<Record<
       const bytes = Buffer.alloc(length, 1 + pick(255))
       bytes.copy(disk.now, offset)
       note(disk, { offset, length })
-      await device.write(bytes, offset, { fua: kind === 0 })
+      const halves = [bytes.subarray(0, length >> 1), bytes.subarray(length >> 1)]
+      const placed = halves.map((half, n) => ({ bytes: half, offset: offset + n * halves[0]!.length }))
+      if (kind !== 0 && device.writeNow?.(placed) === true) {
+        count('writeNow')
+        bytes.fill(0)
+      } else await device.write(bytes, offset, { fua: kind === 0 })
     } else if (kind < 8) {
       disk.now.fill(0, offset, offset + length)
       note(disk, { offset, length })

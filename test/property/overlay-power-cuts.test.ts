@@ -6,11 +6,11 @@ const FIRST = Number(process.env.SEED ?? 1)
 
 test('what was flushed is there after a power cut, what was acknowledged after a kill; every block is whole', async t => {
   const result = await powerCuts(FIRST, Number(process.env.STORIES ?? 15), 6)
-  const { durable, lost, invented, cuts, kills, flushes, settlesBegun, settled } = result
+  const { durable, lost, invented, cuts, kills, flushes, writtenNow, settlesBegun, settled } = result
   t.diagnostic(
-    `stories from ${FIRST}: ${cuts} power cuts, ${kills} kills, ${flushes} flushes, ${settled} of ${settlesBegun} settles ended; ${durable} durable sectors, lost ${lost}, invented ${invented}`,
+    `stories from ${FIRST}: ${cuts} power cuts, ${kills} kills, ${flushes} flushes, ${writtenNow} writes in one turn, ${settled} of ${settlesBegun} settles ended; ${durable} durable sectors, lost ${lost}, invented ${invented}`,
   )
-  assert.ok(cuts > 0 && kills > 0 && flushes > 0 && settlesBegun > settled && settled > 0)
+  assert.ok(cuts > 0 && kills > 0 && flushes > 0 && writtenNow > 0 && settlesBegun > settled && settled > 0)
   assert.deepEqual({ lost, invented }, { lost: 0, invented: 0 })
 })
 

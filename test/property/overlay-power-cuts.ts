@@ -19,6 +19,7 @@ export interface CutResult {
   cuts: number
   kills: number
   flushes: number
+  writtenNow: number
   settlesBegun: number
   settled: number
 }
@@ -51,6 +52,7 @@ export async function powerCutStory(
     cuts: 0,
     kills: 0,
     flushes: 0,
+    writtenNow: 0,
     settlesBegun: 0,
     settled: 0,
   }
@@ -132,7 +134,9 @@ export async function powerCutStory(
             const place = block.versions.length - 1
             const bytes = content(version++)
             if (zero) await disk.zero({ offset: n * BLOCK, length: BLOCK }, { fua })
-            else await disk.write(bytes, n * BLOCK, { fua })
+            else if (fua || draw() < 0.5 || disk.writeNow?.([{ bytes, offset: n * BLOCK }]) !== true)
+              await disk.write(bytes, n * BLOCK, { fua })
+            else result.writtenNow++
             if (!alive) return
             block.acknowledged = Math.max(block.acknowledged, place)
             if (fua) block.durable = Math.max(block.durable, place)
@@ -164,7 +168,17 @@ async function look(device: OverlayDisk, blocks: Written[], result: CutResult): 
   }
 }
 
-const KEYS = ['durable', 'lost', 'invented', 'cuts', 'kills', 'flushes', 'settlesBegun', 'settled'] as const
+const KEYS = [
+  'durable',
+  'lost',
+  'invented',
+  'cuts',
+  'kills',
+  'flushes',
+  'writtenNow',
+  'settlesBegun',
+  'settled',
+] as const
 
 /** Many stories in turn. */
 export async function powerCuts(
@@ -180,6 +194,7 @@ export async function powerCuts(
     cuts: 0,
     kills: 0,
     flushes: 0,
+    writtenNow: 0,
     settlesBegun: 0,
     settled: 0,
   }

@@ -10,7 +10,7 @@ import type { OverlayDisk } from '../../../src/block/overlay-disk.ts'
 import { nodeOverlayFiles } from '../../../src/block/overlay-files.ts'
 import { systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError } from '../../../src/core/errors.ts'
-import { MiB } from '../../../src/core/limits.ts'
+import { limits, MiB } from '../../../src/core/limits.ts'
 import type { Range } from '../../../src/core/range.ts'
 import { PowerCutFiles } from '../../doubles/power-cut-files.ts'
 import { drawing } from '../../doubles/power-cut-inode.ts'
@@ -208,9 +208,14 @@ test('on a real disk: one owner, space is given back by trim and zero, and zeros
   let overlays = await open()
   await assert.rejects(open(), isCode('session-busy'))
   let disk = overlays.disk('disk')
+  const space = async () => (await stat(join(place, 'data'))).blocks * 512
+  await disk.write(block(1), 0)
+  assert.ok(
+    (await space()) >= limits.overlayReserve,
+    'space is there before it is written to: ENOSPC shows at the write',
+  )
   for (let n = 0; n < 64; n++) await disk.write(Buffer.alloc(MiB, n + 2), n * 3 * MiB)
   await disk.flush()
-  const space = async () => (await stat(join(place, 'data'))).blocks * 512
   const before = await space()
   await disk.zero({ offset: 0, length: disk.size })
   assert.equal(disk.writtenBytes, disk.size)
