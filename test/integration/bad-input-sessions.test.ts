@@ -117,7 +117,8 @@ describe('sessions that are asked for what they cannot do', { timeout: 180_000 }
       const move = (to: string) => `session migrate moves ${to}`
       const { error } = await refuse(move(`--to ${at('there.raw')}`), { exit: 2, code: 'output-exists' })
       assert.doesNotMatch(error.hint ?? '', /--force|--onto/, 'only flags that it has')
-      await refuse(move(`--to vda=${at('a.raw')} --to vda=${at('a.raw')}`), usage)
+      const same = `--to vda=${at('a.raw')} --to vda=${at('a.raw')}`
+      await refuse(move(same), { ...usage, message: /two disks cannot both go/ })
       await refuse(move(`--to vda=${at('a.raw')} --to vda=${at('b.raw')}`), usage)
       await refuse(move(`--to vdz=${at('a.raw')}`), { exit: 2, code: 'no-such-disk' })
       await refuse(move(`--to ${at('no', 'such', 'a.raw')}`), { exit: 1, code: 'output-failed' })
