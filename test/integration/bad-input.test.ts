@@ -126,10 +126,16 @@ describe('bad input', { timeout: 120_000 }, () => {
       })
   })
 
+  /** Resolves when a backup that runs has its lease. */
+  async function begun(): Promise<void> {
+    while ((await readdir(path.join(small.repo, 'leases')).catch(() => [])).length === 0)
+      await new Promise(resolve => setTimeout(resolve, 10))
+  }
+
   test('store unreachable: a folder that vanishes in mid backup, which is not made anew', async () => {
     const gone = () => rename(small.repo, at('away'))
     const running = small.cli.json(ours(`--retry-for 0s backup fresh --image vda=${at('new.raw')} --limit-rate 1MiB`))
-    await new Promise(resolve => setTimeout(resolve, 400)).then(gone)
+    await begun().then(gone)
     refused(await running, { exit: 1, code: 'store-unreachable' })
     await assert.rejects(readFile(path.join(small.repo, 'config')), { code: 'ENOENT' })
     await rename(at('away'), small.repo)
@@ -372,7 +378,7 @@ describe('bad input', { timeout: 120_000 }, () => {
 
   test('two backups of one VM at once: the second stops and says who is at it', async () => {
     const first = small.cli.json(ours(`backup twice --image vda=${at('new.raw')} --limit-rate 2MiB`))
-    await new Promise(resolve => setTimeout(resolve, 250))
+    await begun()
     const second = await small.cli.json(ours(`backup twice --image vda=${small.image}`))
     refused(second, { exit: 1, code: 'vm-busy', message: new RegExp(`${process.pid}`) })
     done(await first)

@@ -21,7 +21,7 @@ interface Found {
   readonly ranges: readonly { readonly point: string; readonly disk: string; readonly ranges: readonly object[] }[]
 }
 
-describe('damage', { timeout: 180_000 }, () => {
+describe('damage', { timeout: 600_000 }, () => {
   let small: SmallRepository
   before(async () => {
     small = await smallRepository()

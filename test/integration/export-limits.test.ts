@@ -54,7 +54,7 @@ test('--max-connections: one more is refused in words, and let in when another h
 
 // The default is ten seconds: by then this test has failed.
 test('--handshake-timeout: who chooses nothing is dropped, and the log says why', { timeout: 9_000 }, async () => {
-  const server = await serving([...FILE, '--handshake-timeout', '200ms'])
+  const server = await serving([...FILE, '--handshake-timeout', '1s'])
   await using served = await RawNbdClient.go(cli.at('nbd'), 'file')
   await using silent = await RawNbdClient.open(cli.at('nbd'))
   await silent.closed

@@ -3,12 +3,13 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { systemClock } from '../../src/core/clock.ts'
+import { connectQmp } from '../../src/hypervisor/qemu/qmp.ts'
 import { startOf } from '../../src/hypervisor/run-lock.ts'
 import { adoptQemu, cutLog, findQemu, startQemu } from '../../src/recovery/qemu-process.ts'
 
@@ -73,7 +74,8 @@ test('a QEMU that goes its own way keeps nobody waiting', async () => {
 test('stop ends it in order; what it said about bad options is kept, and its log is bounded', async () => {
   const qemu = await startQemu({ program, arguments: [...WORDS, ...SESSION], log, clock })
   while (!existsSync(path.join(folder, 'control.sock'))) await sleep(10)
-  await sleep(200)
+  // It says so on its control socket when it runs, and has been told by then what SIGTERM means.
+  await using _control = await connectQmp({ socket: path.join(folder, 'control.sock'), clock })
   const exit = await qemu.stop()
   assert.equal(exit.code ?? exit.signal, 0)
   assert.equal(await startOf(qemu.pid), undefined)
@@ -87,10 +89,12 @@ test('stop ends it in order; what it said about bad options is kept, and its log
   assert.match((await named.ended).said, /^PATH=/m)
   assert.match(await readFile(`${log}.1`, 'utf8'), /nonsense/)
 
-  const words = ['-c', 'yes complaint | head -c 3000000 >&2; sleep 0.5; echo last >&2']
+  const go = path.join(folder, 'go')
+  const words = ['-c', `yes complaint | head -c 3000000 >&2; until [ -e ${go} ]; do sleep 0.1; done; echo last >&2`]
   const loud = await startQemu({ program: 'sh', arguments: words, log, clock })
   while ((await stat(log)).size < 3_000_000) await sleep(10)
   await cutLog(log)
+  await writeFile(go, '')
   assert.match((await loud.ended).said, /complaint\nlast$/)
   assert.ok((await readFile(log)).length < 10_000)
   await assert.rejects(startQemu({ program: 'qemu-system-none', arguments: [], log, clock }), { code: 'tool-missing' })

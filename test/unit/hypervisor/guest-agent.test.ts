@@ -19,8 +19,8 @@ after(() => rm(dir, { recursive: true, force: true }))
 
 let number = 0
 const fakeAgent = (habits?: FakeAgentHabits) => startFakeGuestAgent(path.join(dir, `${number++}`), habits)
-const agentOf = ({ socket }: FakeGuestAgent) =>
-  guestAgent({ socket, clock: systemClock, random: systemRandom, thawPauseMs: 1, syncTimeoutMs: 300 })
+const agentOf = ({ socket }: FakeGuestAgent, syncTimeoutMs = 20_000) =>
+  guestAgent({ socket, clock: systemClock, random: systemRandom, thawPauseMs: 1, syncTimeoutMs })
 
 /** A QEMU that only runs and stops. */
 function fakeQemu(): QmpClient & { readonly said: string[] } {
@@ -57,7 +57,7 @@ test('an agent that is not there, does not answer or refuses is said with a hint
     failed,
   )
   await using silent = await fakeAgent({ hangsAt: ['guest-sync-delimited'] })
-  await assert.rejects(agentOf(silent).freeze(), failed)
+  await assert.rejects(agentOf(silent, 300).freeze(), failed)
   await using unwilling = await fakeAgent({ refuses: ['guest-fsfreeze-freeze'] })
   await assert.rejects(agentOf(unwilling).freeze(), failed)
 })

@@ -55,7 +55,8 @@ async function fakeQmp(
   }
 }
 
-const connect = (socket: string) => connectQmp({ socket, clock: systemClock, greetingTimeoutMs: 200 })
+const connect = (socket: string, greetingTimeoutMs?: number) =>
+  connectQmp({ socket, clock: systemClock, greetingTimeoutMs })
 
 test('replies find their commands whatever their order, and QEMU says which version it is', async () => {
   const held: (() => void)[] = []
@@ -91,7 +92,7 @@ test('absent, refused and silent sockets are told apart', async () => {
   await writeFile(file, '')
   await assert.rejects(connect(file), unreachable(/ECONNREFUSED/))
   await using silent = await fakeQmp(() => undefined, '')
-  await assert.rejects(connect(silent.socket), unreachable(/another QMP client/))
+  await assert.rejects(connect(silent.socket, 200), unreachable(/another QMP client/))
 })
 
 test('a socket that closes in mid command is guest-gone, for every waiter and for ever', async () => {

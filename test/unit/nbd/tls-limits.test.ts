@@ -70,8 +70,8 @@ test('clients that stop before, in and after the handshake of TLS are held while
     good.request(C.NBD_CMD_READ, 0, 1)
     assert.equal((await good.reply(1)).error, 0)
   }
-  await new Promise(resolve => setTimeout(resolve, 20))
-  assert.ok((await descriptors()) <= before + 2, 'descriptors are given back')
+  // Descriptors are given back; if they never are, the test's own limit ends it.
+  while ((await descriptors()) > before + 2) await new Promise(resolve => setTimeout(resolve, 10))
 })
 
 test('clients inside TLS that pipeline large reads and never take a reply cost bounded memory and block nobody', async t => {
