@@ -123,6 +123,8 @@ export class OwnedSession implements LiveSession {
           ...(next.pinId !== undefined && { pin: next.pinId }),
         },
         otherPins: old === undefined ? [] : [old],
+        // Of the new point nothing is known to be on this host.
+        ...(state.hydrate && { figures: { ...state.figures, hydratedBytes: 0 } }),
       }))
       next.keepPin()
       stack.move()

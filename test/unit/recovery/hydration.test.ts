@@ -7,7 +7,7 @@ import { ChunkCache } from '../../../src/cache/chunk-cache.ts'
 import { type Clock, systemClock } from '../../../src/core/clock.ts'
 import { isLifeboatError, LifeboatError } from '../../../src/core/errors.ts'
 import { Hydration, type HydrationOptions } from '../../../src/recovery/hydration.ts'
-import type { ChunkSource, PointSummary, RecoveryPoint } from '../../../src/repository/repository.ts'
+import type { ChunkRef, ChunkSource, PointSummary, RecoveryPoint } from '../../../src/repository/repository.ts'
 import { PowerCutFiles } from '../../doubles/power-cut-files.ts'
 import { drawing } from '../../doubles/power-cut-inode.ts'
 import { noise, repositoryFixture } from '../../doubles/repository-fixture.ts'
@@ -23,6 +23,8 @@ async function until(isTrue: () => boolean): Promise<void> {
 
 interface Gate {
   isAway: boolean
+  /** A content that is damaged in the store. */
+  damaged: Uint8Array | undefined
   fetches: number
   locates: number
 }
@@ -46,7 +48,9 @@ function gated(point: RecoveryPoint, gate: Gate): RecoveryPoint {
       async fetch(refs, deliver, options) {
         gate.fetches++
         check()
-        await source.fetch(refs, deliver, options)
+        const isGood = ({ id }: ChunkRef) => !gate.damaged || Buffer.compare(id, gate.damaged) !== 0
+        await source.fetch(refs.filter(isGood), deliver, options)
+        if (!refs.every(isGood)) throw new LifeboatError('corrupt-object', 'a chunk is damaged')
       },
     }
   }
@@ -75,7 +79,7 @@ async function disks(seed: string) {
       ...(base && { base: base.id }),
       disks: [...models].map(([name, model]) => ({ name, size: SIZE, writes: writesOf(model, base !== undefined) })),
     })
-  const gate: Gate = { isAway: false, fetches: 0, locates: 0 }
+  const gate: Gate = { isAway: false, damaged: undefined, fetches: 0, locates: 0 }
   const open = async (summary: PointSummary) =>
     gated(await fixture.repository.openPoint(summary, { pin: 'none' }), gate)
   return { fixture, models, gate, write, open }
@@ -358,6 +362,27 @@ test('a store that is away for a while delays the copy, which says so', async ()
   assert.match(told[0]!, /waits: the store is away/)
   d.gate.isAway = false
   await until(() => copy.isDone)
+})
+
+test('a chunk that is damaged in the store keeps its page from being whole, and nothing else', async () => {
+  const d = await disks('rot')
+  const point = await d.open(await d.write())
+  const told: string[] = []
+  await using copy = hydration(d, new PowerCutFiles(drawing(9)).files(), {
+    tell: message => told.push(message),
+    clock: { ...systemClock, sleep: (ms, options) => systemClock.sleep(ms / 200, options) },
+  })
+  const [bad] = await point.disk('vda').locate(270, 1)
+  d.gate.damaged = bad!.id
+  await copy.turnTo(point, ['vda'])
+  copy.begin()
+  await until(() => told.length > 0)
+  assert.match(told[0]!, /waits: a chunk is damaged/)
+  assert.deepEqual(copy.figures(), { hydratedBytes: 256 * CHUNK, hydrateBytes: SIZE })
+  await assert.rejects(readAll(copy, 'vda'), /damaged/)
+  d.gate.damaged = undefined
+  await until(() => copy.isDone)
+  assert.ok((await readAll(copy, 'vda')).equals(d.models.get('vda')!))
 })
 
 test('the copy keeps to its rate, and asks for one GET at a time while a guest waits', async () => {
