@@ -346,11 +346,11 @@ describe('a capture that cannot be, or breaks', { skip }, () => {
 
   test("another QMP client's exclusive use is said; a second backup names the first", async () => {
     const shelf = await shelfOf(qemu)
-    const backup = { hypervisor: hypervisorOf(qemu, { greetingTimeoutMs: 200 }), fleecingDir: fleecingOf(qemu) }
+    const backup = { hypervisor: hypervisorOf(qemu), fleecingDir: fleecingOf(qemu) }
     {
       await using _other = await connectQmp({ socket: qemu.qmp, clock: systemClock })
       await assert.rejects(
-        shelf.backup(backup),
+        shelf.backup({ ...backup, hypervisor: hypervisorOf(qemu, { greetingTimeoutMs: 200 }) }),
         error => isLifeboatError(error, 'qmp-unreachable') && /another QMP client/.test(error.message),
       )
     }
