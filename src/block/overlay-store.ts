@@ -40,6 +40,7 @@ export class OverlayStore {
   /** Of the last record. */
   sequence: number
   #slowUntilMs = 0
+  #stalls = 0
   /** Called when so much has changed that a map should be stored; gives when that is done. */
   wantsMap: () => Promise<void> = async () => {}
 
@@ -121,10 +122,17 @@ export class OverlayStore {
       this.#undo(runs)
       return false
     }
-    const now = this.#clock.monotonicMs()
-    if (now - started > limits.overlayStallMs) this.#slowUntilMs = now + limits.overlayStallCoolMs
+    this.#took(started)
     this.#grown()
     return true
+  }
+
+  #took(startedMs: number): void {
+    const now = this.#clock.monotonicMs()
+    this.#stalls = now - startedMs > limits.overlayStallMs ? this.#stalls + 1 : 0
+    if (this.#stalls < limits.overlayStallsInRow) return
+    this.#stalls = 0
+    this.#slowUntilMs = now + limits.overlayStallCoolMs
   }
 
   #writeOps(batch: readonly BlocksOp[]): boolean {

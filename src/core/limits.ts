@@ -276,8 +276,12 @@ export const limits = {
   overlayBatchBlocks: 1024,
   /** Up to here a batch is written in the turn that brought it: 512 KiB into the page cache take less than handing them to another thread and back. */
   overlayBlocksNow: 128,
-  /** A write into the page cache that takes longer has been made to wait by the disk; for so long the next ones get a thread. */
+  /**
+   * A write into the page cache that takes longer has been made to wait: several in a row by the disk, for so long the next ones
+   * get a thread; a single one by others who wanted the processor, and threads would only make that worse.
+   */
   overlayStallMs: 8,
+  overlayStallsInRow: 3,
   overlayStallCoolMs: 1_000,
   /** Of the page map: one page tells of 2 MiB of disk. Kept when clean, 32 MiB. */
   overlayPagesKept: 8_192,

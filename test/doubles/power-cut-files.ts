@@ -11,10 +11,12 @@ import { type Draw, Inode, owned } from './power-cut-inode.ts'
 /** A clock that only the seed drives: now and then a call takes as long as on a disk that makes writers wait. */
 export function drawnClock(draw: Draw): Clock {
   let ms = 0
+  let slow = 0
   return {
     ...systemClock,
     monotonicMs: () => {
-      ms += draw() < 0.02 ? 20 : 1
+      if (draw() < 0.02) slow = 6
+      ms += slow-- > 0 ? 20 : 1
       return ms
     },
   }
