@@ -3,24 +3,22 @@
  * by no other. Until step 9 nothing is deleted; from there on every step leaves a repository in which each point that is
  * there is whole, so that it may end anywhere.
  */
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
-import { hex, type PackId, type PointId } from '../core/ids.ts'
+import { LifeboatError } from '../core/errors.ts'
+import type { PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
-import { type AbortOptions, forEachLimited } from '../core/scope.ts'
-import { damagedPrefix, forgottenKey, gcKey } from '../repository/object-keys.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import { forgottenKey } from '../repository/object-keys.ts'
 import { recordAudit } from './audit.ts'
-import { compactPack } from './compaction.ts'
-import type { CompactionPlan } from './compaction-plan.ts'
-import type { CondemnedPack } from './condemned.ts'
 import { type Leftovers, removeLeftovers } from './exclusive.ts'
 import { type ForgottenPoints, withoutPinned } from './forgotten-points.ts'
+import { GcAnnouncement } from './gc-announcement.ts'
 import { countingPins, type GcPlan, isEmptyPlan } from './gc-plan.ts'
 import { type GcOptions, KeptCounts } from './gc-progress.ts'
+import { doomedOf, GcSweep } from './gc-sweep.ts'
 import { awaitLeases, type LeaseEnds } from './lease-wait.ts'
 import type { MaintenanceContext } from './maintenance.ts'
 import { Mark, storedNodes } from './mark.ts'
 import { PackTable } from './pack-table.ts'
-import { removeObjects } from './removal.ts'
 import { listFences, listPointObjects, markRoots } from './roots.ts'
 
 export interface GcResult {
@@ -44,26 +42,13 @@ export interface GcResult {
 
 /** Step 8 is done again when it took longer than half the grace; where nearly no grace is wanted, than this. */
 const REMARK_PATIENCE_MIN_MS = 60_000
-/** The wait is told in so many parts. */
-const GRACE_PARTS = 100
-/** 64 MiB of sources each, and as much again that is read back. */
-const COMPACTIONS_AT_ONCE = 2
-/** Withdrawing an announcement is one request; whoever stops does not wait for ever for a store that is gone. */
-const WITHDRAW_MS = 30_000
-
-/** What step 8 leaves of C and D. */
-interface Doomed {
-  readonly packs: readonly CondemnedPack[]
-  readonly hints: readonly string[]
-  readonly compact: readonly CompactionPlan[]
-}
 
 export async function applyGc(context: MaintenanceContext, plan: GcPlan, options: GcOptions = {}): Promise<GcResult> {
-  const run = hex(context.random(8))
-  const work = new GcRun(context, plan, run, options)
+  const announcement = new GcAnnouncement(context, options)
+  const work = new GcRun(context, plan, announcement, options)
   await work.forgetAbandoned()
   if (!isEmptyPlan(plan)) {
-    await work.announce()
+    await announcement.make(plan) // 4
     try {
       await work.wait()
       await work.markAgain()
@@ -71,7 +56,7 @@ export async function applyGc(context: MaintenanceContext, plan: GcPlan, options
     } catch (error) {
       // This process will remove nothing more, so nobody needs to keep away from what it named. A deletion without an answer
       // may still be on its way: then the record stays.
-      if (work.isSettled) await work.withdraw()
+      if (work.isSettled) await announcement.withdraw()
       throw error
     }
   }
@@ -82,34 +67,30 @@ export async function applyGc(context: MaintenanceContext, plan: GcPlan, options
 class GcRun {
   readonly #context: MaintenanceContext
   readonly #plan: GcPlan
-  readonly #run: string
+  readonly #announcement: GcAnnouncement
   readonly #options: GcOptions
   readonly #kept = new KeptCounts()
+  readonly #sweep: GcSweep
   #forget: ForgottenPoints
   #mark: Mark
   #leases: LeaseEnds = {}
-  #announcedMs = 0
   #forgotten: readonly PointId[] = []
   #removed: PointId[] = []
-  #packs = 0
-  #bytesFreed = 0
-  #bytesRewritten = 0
-  /** Deletions that were sent and not answered. */
-  #unanswered = 0
   #leftovers: Leftovers | undefined
 
-  constructor(context: MaintenanceContext, plan: GcPlan, run: string, options: GcOptions) {
+  constructor(context: MaintenanceContext, plan: GcPlan, announcement: GcAnnouncement, options: GcOptions) {
     this.#context = context
     this.#plan = plan
-    this.#run = run
+    this.#announcement = announcement
     this.#options = options
+    this.#sweep = new GcSweep(context, announcement.run, this.#kept, options)
     this.#forget = plan.forget
     this.#mark = plan.mark
     for (const [reason, count] of Object.entries(plan.kept)) this.#kept.add(reason, count)
   }
 
   get isSettled(): boolean {
-    return this.#unanswered === 0
+    return this.#sweep.isSettled
   }
 
   get #signal(): AbortOptions {
@@ -130,42 +111,9 @@ class GcRun {
     this.#forgotten = abandoned.map(([point]) => point)
   }
 
-  /** Step 4. From here on no new lease reuses what the record names. */
-  async announce(): Promise<void> {
-    const { control, clock, who } = this.#context
-    const { forget, condemned, hints, compact } = this.#plan
-    const key = gcKey(this.#run)
-    const record = {
-      forget: [...forget.values()],
-      condemned: [...condemned.flatMap(({ keys }) => keys), ...hints.map(hint => hint.key)],
-      dead: Object.fromEntries(compact.map(({ pack, dead }) => [pack, dead])),
-      sources: Object.fromEntries(compact.map(({ pack, sources }) => [pack, sources])),
-      when: clock.now().toISOString(),
-      who,
-    }
-    await this.#probe()
-    try {
-      await control.put('gc', key, record, this.#signal)
-    } catch (error) {
-      await this.withdraw()
-      throw error
-    }
-    this.#announcedMs = clock.monotonicMs()
-  }
-
   async wait(): Promise<void> {
-    const { clock } = this.#context
-    const { graceMs = limits.gcGraceMs, progress, signal } = this.#options
-    this.#leases = await awaitLeases(this.#context, this.#run, this.#options) // 5
-    // 6. On this process's own clock.
-    const endMs = this.#announcedMs + graceMs
-    for (;;) {
-      const remainingMs = endMs - clock.monotonicMs()
-      if (remainingMs <= 0) return
-      const waitsFor = ['readers without the right to pin']
-      progress?.({ phase: 'grace', done: graceMs - remainingMs, total: graceMs, waitsFor, remainingMs })
-      await clock.sleep(Math.min(remainingMs, Math.max(1000, graceMs / GRACE_PARTS)), { signal })
-    }
+    this.#leases = await awaitLeases(this.#context, this.#announcement.run, this.#options) // 5
+    await this.#announcement.outwaitGrace() // 6
   }
 
   async markAgain(): Promise<void> {
@@ -205,29 +153,24 @@ class GcRun {
   }
 
   async remove(): Promise<void> {
-    // Whoever took this run for dead and removed its record has let others reuse what it names.
-    if ((await this.#context.store.head(gcKey(this.#run), this.#signal)) === undefined)
-      throw new LifeboatError('gc-stopped', 'Somebody removed the record of this collection while it waited', {
-        details: { object: gcKey(this.#run) },
-        hint: 'Nothing was removed. Do not say --exclusive while another collection runs. Collect again.',
-      })
+    await this.#announcement.check()
     await this.#audit()
     await this.#removeManifests() // 9
-    const { packs, hints, compact } = this.#doomed()
-    await this.#compact(compact) // 10
-    await this.#removePacks(packs, hints) // 11
-    await this.#delete(this.#removed.map(forgottenKey)) // 12
-    await this.#delete([gcKey(this.#run)]) // 13
+    const doomed = doomedOf(this.#plan, this.#mark)
+    await this.#sweep.compact(doomed.compact) // 10
+    await this.#sweep.removePacks(doomed) // 11
+    await this.#sweep.delete(this.#removed.map(forgottenKey)) // 12
+    await this.#sweep.delete([this.#announcement.key]) // 13
   }
 
   async #audit(): Promise<void> {
-    const { packs, compact } = this.#doomed()
+    const { packs, compact } = doomedOf(this.#plan, this.#mark)
     const points = [...this.#forget.values()]
     await recordAudit(
       this.#context,
       'gc',
       {
-        run: this.#run,
+        run: this.#announcement.run,
         points: points.slice(0, limits.auditPointsMax),
         pointCount: points.length,
         packs: packs.length,
@@ -239,7 +182,7 @@ class GcRun {
   }
 
   async #removeManifests(): Promise<void> {
-    const locked = await this.#delete([...this.#forget.values()])
+    const locked = await this.#sweep.delete([...this.#forget.values()])
     this.#removed = [...this.#forget].filter(([, manifest]) => !locked.has(manifest)).map(([point]) => point)
     if (locked.size === 0) return
     // It was locked since the plan was made. A manifest that stays keeps what it reaches.
@@ -252,150 +195,24 @@ class GcRun {
       })
   }
 
-  /** C loses packs with a live slot, D's dead slots lose live ones. */
-  #doomed(): Doomed {
-    const { table } = this.#mark
-    const { condemned, hints, compact } = this.#plan
-    const isLive = (pack: PackId) => {
-      const row = table.find(pack)
-      return row >= 0 && table.liveCount(row) > 0
-    }
-    const packs = condemned.filter(({ pack }) => !isLive(pack))
-    const dying = new Set(packs.flatMap(({ pack }) => `${damagedPrefix}${pack}`))
-    const isMarkOfLiving = (key: string) =>
-      key.startsWith(damagedPrefix) && !dying.has(key.slice(0, damagedPrefix.length + 32))
-    return {
-      packs,
-      hints: hints.map(({ key }) => key).filter(key => !isMarkOfLiving(key)),
-      compact: compact.flatMap(planned => {
-        const row = table.find(planned.pack)
-        const dead = row < 0 ? planned.dead : planned.dead.filter(slot => !table.isLive(row, slot))
-        const isWorthIt = planned.sources.length > 1 || dead.length * 2 > planned.dead.length
-        return isWorthIt ? [{ ...planned, dead }] : []
-      }),
-    }
-  }
-
-  async #compact(plans: readonly CompactionPlan[]): Promise<void> {
-    let done = 0
-    await forEachLimited(
-      plans,
-      COMPACTIONS_AT_ONCE,
-      async (planned, signal) => {
-        const remove = (keys: readonly string[]) => this.#delete(keys)
-        const { outcome, removed, bytesBefore, bytesAfter } = await compactPack(
-          this.#context,
-          { ...planned, run: this.#run, remove },
-          { signal },
-        )
-        this.#packs += removed
-        this.#bytesFreed += Math.max(0, bytesBefore - bytesAfter)
-        this.#bytesRewritten += bytesAfter
-        if (outcome !== 'done') this.#kept.add(WHY_NOT_COMPACTED[outcome])
-        this.#options.progress?.({ phase: 'compacting', done: ++done, total: plans.length })
-      },
-      this.#signal,
-    )
-  }
-
-  async #removePacks(packs: readonly CondemnedPack[], hints: readonly string[]): Promise<void> {
-    const total = packs.reduce((sum, { keys }) => sum + keys.length, 0)
-    const isMark = (key: string) => key.startsWith(damagedPrefix)
-    // Indexes go before the packs that they lead to, by which the next run finds them if this one ends between. Marks go after what they warn of.
-    await this.#removeHints(hints.filter(key => !isMark(key)))
-    for (let at = 0; at < packs.length; at += PACKS_PER_BATCH) {
-      const batch = packs.slice(at, at + PACKS_PER_BATCH)
-      const locked = await this.#delete(batch.flatMap(({ keys }) => keys))
-      this.#kept.add('dead objects that are locked', locked.size)
-      for (const { keys, bytes } of batch) {
-        const left = keys.filter(key => locked.has(key)).length
-        this.#packs += keys.length - left
-        this.#bytesFreed += bytes * (1 - left / keys.length)
-      }
-      this.#options.progress?.({ phase: 'removing', done: this.#packs, total })
-    }
-    await this.#removeHints(hints.filter(isMark))
-  }
-
-  async #removeHints(keys: readonly string[]): Promise<void> {
-    await this.#delete(keys)
-    for (const { key, bytes } of this.#plan.hints) if (keys.includes(key)) this.#bytesFreed += bytes
-  }
-
-  async #delete(keys: readonly string[]): Promise<ReadonlySet<string>> {
-    const { signal } = this.#options
-    signal?.throwIfAborted()
-    this.#unanswered++
-    try {
-      const locked = await removeObjects(this.#context, keys)
-      this.#unanswered--
-      return locked
-    } catch (error) {
-      if (isLifeboatError(error, 'store-denied')) this.#unanswered--
-      throw error
-    }
-  }
-
-  /** A record of nothing, to find out now and not after a day whether this store lists and deletes as it must. */
-  async #probe(): Promise<void> {
-    const { control, random, clock, who, store } = this.#context
-    const key = gcKey(hex(random(8)))
-    const nothing = { forget: [], condemned: [], dead: {}, sources: {}, when: clock.now().toISOString(), who }
-    await control.put('gc', key, nothing, this.#signal)
-    let isListed = this.#options.exclusive === true
-    for await (const listed of control.list('gc', this.#signal)) isListed ||= listed === key
-    await removeObjects(this.#context, [key])
-    if (isListed) return
-    throw new LifeboatError('gc-stopped', `${store.url} does not list what was just stored`, {
-      details: { object: key },
-      hint: 'Nothing was removed: a backup that runs could be missed. If its listings are always late, stop all other work on the repository and say --exclusive.',
-    })
-  }
-
-  async withdraw(): Promise<void> {
-    const { clock, control } = this.#context
-    const bounded = new AbortController()
-    const timer = clock.sleep(WITHDRAW_MS, { signal: bounded.signal }).then(
-      () => bounded.abort(new LifeboatError('store-unreachable', 'The store did not answer in time')),
-      () => {},
-    )
-    try {
-      await control.delete([gcKey(this.#run)], { signal: bounded.signal })
-    } catch (error) {
-      // A record that stays keeps what it names out of dedup, nothing else; the first failure is the one to be told.
-      if (!isLifeboatError(error)) throw error
-    } finally {
-      bounded.abort()
-      await timer
-    }
-  }
-
   /** With the operator's word that nobody else works. */
   async tidy(): Promise<void> {
-    const work = { run: this.#run, plan: this.#plan, mark: this.#mark }
+    const work = { run: this.#announcement.run, plan: this.#plan, mark: this.#mark }
     this.#leftovers = await removeLeftovers(this.#context, work, this.#signal)
   }
 
   result(): GcResult {
+    const { packs, bytesFreed, bytesRewritten } = this.#sweep
     return {
-      run: this.#run,
+      run: this.#announcement.run,
       removed: this.#removed,
       forgotten: this.#forgotten,
-      packs: this.#packs,
-      bytesFreed: Math.round(this.#bytesFreed),
-      bytesRewritten: this.#bytesRewritten,
+      packs,
+      bytesFreed: Math.round(bytesFreed),
+      bytesRewritten,
       kept: this.#kept.all(),
       leases: this.#leases,
       ...(this.#leftovers ? { leftovers: this.#leftovers } : {}),
     }
   }
 }
-
-const PACKS_PER_BATCH = 500
-
-const WHY_NOT_COMPACTED = {
-  gone: 'mostly dead packs that another collection rewrites',
-  damaged: 'mostly dead packs that are damaged or too large',
-  nothing: 'mostly dead packs of which nothing is left to copy',
-  locked: 'mostly dead packs that are locked',
-} as const
