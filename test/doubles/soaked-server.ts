@@ -42,6 +42,8 @@ export interface SoakedServer extends AsyncDisposable {
   /** While true all connections to the store are refused. */
   refuseStore(on: boolean): void
   held(): Promise<Held>
+  /** On stderr so far: whom it dropped and why, among others. */
+  readonly said: string
   /** Ends it as an operator does. Gives its exit code and what it said. */
   stop(): Promise<{ readonly code: number | null; readonly said: string }>
 }
@@ -113,6 +115,9 @@ export async function startSoakedServer({ seed, leaks }: { seed: string; leaks: 
       const count = new Map([...FAULTS.map(nameOf), 'connection refused'].map(name => [name, 0]))
       for (const name of [...names, ...refused]) count.set(name, (count.get(name) ?? 0) + 1)
       return count
+    },
+    get said() {
+      return said
     },
     refuseStore: on => proxy.refuse(on),
     async held() {

@@ -48,7 +48,10 @@ export async function soak({ minutes, leaks = false, say }: SoakRun): Promise<So
   const passedMs = () => systemClock.monotonicMs() - started
   const roundMs = Math.min(60_000, (minutes * 60_000) / ROUNDS_MIN)
   for (let round = 0; passedMs() < minutes * 60_000 || round < ROUNDS_MIN; round++) {
-    await soakRound(server, tally, roundMs, seed + round)
+    await soakRound(server, tally, roundMs, seed + round).catch(cause => {
+      const why = server.said.split('\n').filter(line => !line.includes('handshake deadline'))
+      throw new Error(`in round ${round} a client failed; the server said: ${why.slice(-20).join('\n')}`, { cause })
+    })
     samples.push(await quietSample(server))
     const { residentBytes, liveBytes, descriptors, latencyMs } = samples.at(-1)!
     say(
