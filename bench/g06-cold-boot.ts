@@ -40,23 +40,26 @@ export const goal: Goal = {
     }
     record('small VM', small)
     firstBoots.set('small VM', small[0]!.first.figures)
-    const debian = await debianImage()
+    // Building it needs more of a host than the rest.
+    const debian = await debianImage().catch(error => say(`no Debian: ${error}`))
+    if (!debian) return [...rows('small VM', small), ...rows('Debian', [])]
     const { requests, ...pair } = await boots(await freshRepository(debian.disk, `${dir}/debian`), debian, dir)
     record('Debian', pair)
     firstBoots.set('Debian', pair.first.figures)
     tell('Debian', pair)
     const replays: Row[] = []
-    for (const [what, from] of [
+    for (const [history, from] of [
       ['one backup', await freshRepository(debian.disk, `${dir}/debian-again`)],
       ['60 increments', await agedRepository(debian.disk)],
     ] as const) {
+      const what = `Debian's requests at ${FASTER} times the pace, ${history}`
       const pairs: Pair[] = []
       for (let round = 0; round < rounds; round++) {
         pairs.push(await replayedPair(requests, from, debian))
-        tell(`Debian's requests at ${FASTER} times the pace, ${what}`, pairs.at(-1)!)
+        tell(what, pairs.at(-1)!)
       }
-      record(`Debian's requests, ${what}`, pairs)
-      replays.push(...rows(`Debian's requests at ${FASTER} times the pace, ${what}`, pairs))
+      record(what, pairs)
+      replays.push(...rows(what, pairs))
     }
     return [...rows('small VM', small), ...rows('Debian', [pair]), ...replays]
   },
