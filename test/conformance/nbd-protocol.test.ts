@@ -274,6 +274,10 @@ rule('1.1.7 NAME and DESCRIPTION: the canonical name, also of the alias, and the
       ['disk', 'a disk'],
     )
   }
+  const two = ['disk', 'other'].map(name => ({ name, device: disk(), readOnly: true }))
+  await using several = await serve({}, { exports: two })
+  await using choosing = await haggling(several, mode)
+  assert.deepEqual(await types(choosing, C.NBD_OPT_GO, O.encodeGo('', [])), [C.NBD_REP_ERR_UNKNOWN])
 })
 
 rule(

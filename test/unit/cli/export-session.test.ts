@@ -16,7 +16,9 @@ test('--tls-verify without --tls, --writable for a session without, and a socket
   assert.equal((await cli.run([...repo, 'backup', 'web1', '--image', `vda=${cli.at('disk.raw')}`])).code, 0)
 
   const refused = async (words: readonly string[], message: RegExp, hint: RegExp) => {
-    const { code, error } = await cli.json([...repo, 'export', 'web1@latest', ...words])
+    // What is not refused is served: not for ever.
+    const signal = AbortSignal.timeout(60_000)
+    const { code, error } = await cli.json([...repo, 'export', 'web1@latest', ...words], { signal })
     assert.deepEqual([code, error.code], [2, 'usage'])
     assert.match(String(error.message), message)
     assert.match(String(error.hint), hint)
