@@ -77,10 +77,6 @@ async function story({ write }: Kind) {
       assert.ok(Array.isArray(answer) && !String(answer[0]).startsWith('{"error"'), `${answer} ${said}`)
       return (await steps()).length
     },
-    async stop() {
-      server?.kill('SIGTERM')
-      await ended
-    },
     async kill() {
       server?.kill('SIGKILL')
       await ended
@@ -159,39 +155,6 @@ for (const [name, kind] of Object.entries(KINDS)) {
       await one.isPinned()
     }
     assert.ok(kills >= 4, `${kills} kills`)
-    await must(at, 'session discard one')
-    await one.exited()
-    await at.nothingIsLeft('one')
-  })
-
-  test(`${name}: killed at any moment of a commit, also of a stopped session`, { skip }, async () => {
-    await using one = await story(kind)
-    const { at } = one
-    await one.serve(kind.begin)
-    const outcomes = { committed: 0, not: 0, done: 0 }
-    for (let round = 0; round < 8; round++) {
-      for (let i = 0; i < 4; i++) await one.write()
-      const isLive = round % 2 === 0
-      if (!isLive) await one.stop()
-      const before = await one.points()
-      const commit = at.start(['session', 'commit', 'one'])
-      const committed = new Promise<number | null>(resolve => commit.once('close', resolve))
-      // Its start takes a while; what follows takes about as long again.
-      await systemClock.sleep(400 + round * 200)
-      if (isLive) process.kill((await at.shown('one'))?.server ?? 0, 'SIGKILL')
-      else commit.kill('SIGKILL')
-      const code = await committed
-      const isThere = (await one.points()) > before
-      outcomes[code === 0 ? 'done' : isThere ? 'committed' : 'not']++
-      assert.ok(code !== 0 || isThere, 'what is said to be committed is')
-      await one.isPinned()
-      await one.exited()
-      await one.serve(resume)
-      await must(at, 'session commit one')
-      assert.ok((await one.latest()).equals(one.model))
-    }
-    told(`${name}: ${JSON.stringify(outcomes)}`)
-    assert.ok(outcomes.not > 0, 'some were killed before there was a point')
     await must(at, 'session discard one')
     await one.exited()
     await at.nothingIsLeft('one')
