@@ -51,7 +51,8 @@ export interface RestartedGuest extends AsyncDisposable {
   findings(): Promise<GuestFindings>
 }
 
-export async function restartedGuest(): Promise<RestartedGuest> {
+/** `flags`: of its boot, besides those of the machine. */
+export async function restartedGuest(flags: readonly string[] = []): Promise<RestartedGuest> {
   const image: GuestImage = await tinyImage()
   const at = await sessionSteps(await readFile(image.disk))
   const { kernel, initrd, append } = image.direct
@@ -65,7 +66,7 @@ export async function restartedGuest(): Promise<RestartedGuest> {
     return { serial: String(answer.serial), takenOver: answer.takenOver === true }
   }
   const words = ['--session', SESSION, '--accel', 'tcg', '--memory', '256M', '--kernel', kernel, '--append', append]
-  const booted = await serve(['boot', 'vm@latest', ...words, '--', '-initrd', initrd, '-no-reboot'])
+  const booted = await serve(['boot', 'vm@latest', ...words, ...flags, '--', '-initrd', initrd, '-no-reboot'])
   const first = await connectConsole(booted.serial)
   await first.waitForPrompt(image.bootTimeoutMs * 2)
 
