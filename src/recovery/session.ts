@@ -71,7 +71,8 @@ export const controlSocketOf = (stateDir: string, name: string, state: SessionSt
   path.join(state?.runDir ?? folderOf(stateDir, name), `${CONTROL_SOCKET}.sock`)
 
 const sessionsDir = (stateDir: string): string => path.join(stateDir, 'sessions')
-export const folderOf = (stateDir: string, name: string): string => path.join(sessionsDir(stateDir), checkSessionName(name))
+export const folderOf = (stateDir: string, name: string): string =>
+  path.join(sessionsDir(stateDir), checkSessionName(name))
 
 /** Throws 'session-exists' where one of that name is there, live or not. */
 export async function createSession(place: SessionPlace, name: string): Promise<Session> {
