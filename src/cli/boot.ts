@@ -1,10 +1,11 @@
 import { LifeboatError } from '../core/errors.ts'
 import { bootPoint, type RunningBoot } from '../recovery/boot.ts'
 import { inventSessionName } from '../recovery/session.ts'
+import { olderPoints } from './changed-since.ts'
 import { detach, ownWords } from './detached.ts'
 import { exitCode } from './exit-code.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
-import { type HydrateFlags, hydrateOf, hydrateOptions, olderPoints } from './hydrate.ts'
+import { type HydrateFlags, hydrateOf, hydrateOptions } from './hydrate.ts'
 import type { Invocation } from './invocation.ts'
 import { type LiveReadFlags, liveReadOptions, openForLiveReads } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
@@ -72,7 +73,7 @@ export const bootCommand = verb<Flags>({
       exporter: nbdExporter(surroundings.clock, output),
       cache: opened.cache,
       traces: flags.trace ? opened.traces(point.vm) : undefined,
-      older: olderPoints(opened, point, older),
+      older: olderPoints(opened.repository, point.vm, older),
       figures: opened.figures,
       hydrate: hydrateOf(flags),
       ...sessionPlace(invocation),

@@ -3,6 +3,7 @@ import type { ChangedSince } from '../backup/copy-disk.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
 import type { AbortOptions } from '../core/scope.ts'
+import type { OlderPoints } from '../recovery/disk-contexts.ts'
 import { type DiskDiff, diffDisks } from '../repository/diff.ts'
 import type { OpenedRepository } from '../repository/open.ts'
 import { openTree } from '../repository/recovery-point.ts'
@@ -17,6 +18,13 @@ export const changedSince =
     await using after = await openNamed(repository, points, newer, options)
     return [...(await diffOfDisk(repository, before.manifest, after.manifest, disk, options)).extents]
   }
+
+/** What the clients of an export may ask about. */
+export const olderPoints = (
+  repository: OpenedRepository,
+  vm: string,
+  points: readonly PointSummary[],
+): OlderPoints => ({ points: points.map(({ id }) => id), changedSince: changedSince(repository, vm) })
 
 /** A disk that only one of the two has differs in all that it holds. */
 export async function diffOfDisk(

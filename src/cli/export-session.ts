@@ -4,15 +4,17 @@ import { exportSession, type RunningExportSession } from '../recovery/export-ses
 import { listSessions } from '../recovery/session.ts'
 import type { SessionServe, SessionState } from '../recovery/session-state.ts'
 import type { PointSummary } from '../repository/repository.ts'
+import { olderPoints } from './changed-since.ts'
 import { exitCode } from './exit-code.ts'
 import { type LimitFlags, limitWordsOf, serverLimits } from './export-limits.ts'
 import { type ListenFlags, listenAt, passedSocket, securityOf } from './export-listen.ts'
 import { notifyReady, stoppedBy } from './host-stopping.ts'
-import { type HydrateFlags, hydrateOf, olderPoints, type Resumed } from './hydrate.ts'
+import { type HydrateFlags, hydrateOf } from './hydrate.ts'
 import type { Invocation } from './invocation.ts'
 import type { LiveRepository } from './live-reads.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { openOverlays } from './overlays.ts'
+import type { Resumed } from './resumed.ts'
 import { commandsOf } from './session-exits.ts'
 import { sessionPlace } from './session-place.ts'
 
@@ -45,7 +47,11 @@ export async function serveExportSession(
   const options = optionsOf(flags, known?.session?.serve?.options)
   await using running = await exportSession({
     ...sessionPlace(invocation),
-    ...(await serving(invocation, { ...opened, point, older: olderPoints(opened, point, older) }, options)),
+    ...(await serving(
+      invocation,
+      { ...opened, point, older: olderPoints(opened.repository, point.vm, older) },
+      options,
+    )),
     session: name,
     resume: known !== undefined,
     disks: at.disks,

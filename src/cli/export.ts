@@ -2,7 +2,7 @@ import { fileDevice } from '../block/file.ts'
 import { isLifeboatError, LifeboatError } from '../core/errors.ts'
 import { exportPoint } from '../recovery/export.ts'
 import type { Exporter, ListenAddress } from '../recovery/exporter.ts'
-import { changedSince } from './changed-since.ts'
+import { olderPoints } from './changed-since.ts'
 import { type LimitFlags, limitOptions, limitWordsOf, serverLimits } from './export-limits.ts'
 import { type ListenFlags, listenAt, securityOf } from './export-listen.ts'
 import { overlaidFile } from './export-overlay.ts'
@@ -104,7 +104,7 @@ async function servePoint(invocation: Invocation, text: string, serving: Serving
     disks: reference.disk === undefined ? undefined : [reference.disk],
     ...serving,
     cache: opened.cache,
-    older: { points: older.map(({ id }) => id), changedSince: changedSince(opened.repository, point.vm) },
+    older: olderPoints(opened.repository, point.vm, older),
     signal,
   })
   if (!running.point.pinned)
