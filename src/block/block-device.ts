@@ -13,7 +13,7 @@ import type { AbortOptions } from '../core/scope.ts'
 export interface BorrowedViews {
   /** In order, together exactly the bytes asked for. */
   readonly views: readonly Uint8Array[]
-  release(): void
+  readonly release: () => void
 }
 
 /** Random-access image. Calls may overlap; the caller owns `target` during the call and must not touch it until it settles. */

@@ -11,6 +11,7 @@ import { planRuns, runLimitsOf } from '../repository/record-runs.ts'
 import type { ChunkRef, ChunkSource, ChunkSpan } from '../repository/repository.ts'
 import { type ChunkCache, chunkKey } from './chunk-cache.ts'
 import { ChunkFlights, type Flight } from './chunk-flights.ts'
+import { KnownKeys } from './known-keys.ts'
 import { type ChunkWindow, ReadAhead } from './read-ahead.ts'
 
 export interface CachedImageOptions {
@@ -73,6 +74,7 @@ class CachedChunks implements CachedImage {
   readonly #source: ChunkSource
   readonly #cache: ChunkCache
   readonly #flights: ChunkFlights
+  readonly #keys: KnownKeys
   readonly #ahead: ReadAhead
   readonly #aheadBytesMax: number
   #aheadBytes = 0
@@ -96,13 +98,15 @@ class CachedChunks implements CachedImage {
     this.#source = source
     this.#cache = cache
     this.#flights = sharedFlights(cache)
+    const chunkCount = Math.ceil(source.size / source.chunkSize)
+    this.#keys = new KnownKeys(chunkCount)
     this.#aheadBytesMax = readAhead.bytesInFlight ?? limits.readAheadBytesInFlight
     // A window that is large beside the cache would evict itself before it is read.
     const fits = Math.floor(Math.min(limits.readAheadWindowBytes, cache.maxBytes / 4) / source.chunkSize)
     const maxWindow = Math.min(readAhead.maxWindow ?? limits.readAheadChunksMax, fits)
     this.#ahead = new ReadAhead({
       chunkSize: source.chunkSize,
-      chunkCount: Math.ceil(source.size / source.chunkSize),
+      chunkCount,
       firstWindow: Math.min(readAhead.firstWindow ?? limits.readAheadChunksFirst, maxWindow),
       maxWindow,
       streamCount: limits.readAheadStreams,
@@ -121,6 +125,8 @@ class CachedChunks implements CachedImage {
     const first = Math.floor(offset / chunkSize)
     const from = offset - first * chunkSize
     const count = Math.ceil((from + length) / chunkSize)
+    const known = count === 1 ? this.#keys.get(first) : undefined
+    if (known !== undefined) return this.#lend(this.#cache.get(known), offset, length, from)
     const refs = this.#source.locateNow(first, count)
     if (!refs) return undefined
     const views: Uint8Array[] = []
@@ -134,13 +140,24 @@ class CachedChunks implements CachedImage {
         zeros += end - start
         continue
       }
-      const content = this.#cache.get(chunkKey(ref.id))
+      const key = chunkKey(ref.id)
+      const content = this.#cache.get(key)
       if (!content) return undefined
+      this.#keys.set(first + i, key)
       if (zeros > 0) zeros = this.#lendZeros(views, zeros)
       views.push(end - start === chunkSize ? content : content.subarray(start, end))
       hits++
     }
     if (zeros > 0) this.#lendZeros(views, zeros)
+    return this.#lent(views, offset, length, hits)
+  }
+
+  /** `content` is that of the one chunk in which the range lies, from `from` on. */
+  #lend(content: Uint8Array | undefined, offset: number, length: number, from: number): BorrowedViews | undefined {
+    return content && this.#lent([content.subarray(from, from + length)], offset, length, 1)
+  }
+
+  #lent(views: readonly Uint8Array[], offset: number, length: number, hits: number): BorrowedViews {
     this.#stats.bytesRead += length
     this.#stats.cacheHits += hits
     const window = this.#windowAhead(offset, length, false)

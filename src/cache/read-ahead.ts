@@ -68,8 +68,12 @@ export class ReadAhead {
     let at = streams.length - 1
     while (at >= 0 && Math.abs(offset - streams[at]!.end) > chunkSize) at--
     if (at < 0) {
-      if (streams.length >= streamCount) streams.shift()
-      streams.push({ end, edge: Math.ceil(end / chunkSize), window: firstWindow })
+      // The oldest is used again: each read at a random place begins a stream.
+      const stream = streams.length < streamCount ? { end: 0, edge: 0, window: 0 } : streams.shift()!
+      stream.end = end
+      stream.edge = Math.ceil(end / chunkSize)
+      stream.window = firstWindow
+      streams.push(stream)
       return undefined
     }
     const stream = streams[at]!

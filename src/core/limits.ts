@@ -323,6 +323,10 @@ export const limits = {
   neighboursForeseen: 256,
   /** A window ahead of so few chunks comes in the GET of the chunk that was missed: 100 KiB more, so a fraction of a round trip. */
   readAlongChunks: 4,
+  /** Chunks of a disk whose cache keys are at hand: 4 GiB of it at 64 KiB a chunk, in some 4 MiB of memory when all have been read. A power of two. */
+  knownKeys: 65_536,
+  /** Records of so small a GET are opened one by one, not in one batch: what was missed and what came along. Each is a job of some 50 us more. */
+  openedAlone: 5,
   /** What a client that wants a range at hand makes one disk fetch at once. */
   prefetchBytes: 4 * MiB,
 

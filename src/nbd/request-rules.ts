@@ -11,7 +11,8 @@ export interface RequestRules {
   readonly hasContexts: boolean
 }
 
-const FLAGS: ReadonlyMap<number, number> = new Map([
+/** By command. */
+const FLAGS: readonly (number | undefined)[] = byCommand([
   [C.NBD_CMD_READ, C.NBD_CMD_FLAG_DF],
   [C.NBD_CMD_WRITE, 0],
   [C.NBD_CMD_FLUSH, 0],
@@ -20,6 +21,12 @@ const FLAGS: ReadonlyMap<number, number> = new Map([
   [C.NBD_CMD_WRITE_ZEROES, C.NBD_CMD_FLAG_NO_HOLE | C.NBD_CMD_FLAG_FAST_ZERO],
   [C.NBD_CMD_BLOCK_STATUS, C.NBD_CMD_FLAG_REQ_ONE],
 ])
+
+function byCommand(entries: readonly (readonly [number, number])[]): (number | undefined)[] {
+  const table = new Array<number | undefined>(C.NBD_CMD_BLOCK_STATUS + 1).fill(undefined)
+  for (const [type, flags] of entries) table[type] = flags
+  return table
+}
 
 const isWrite = (type: number): boolean =>
   type === C.NBD_CMD_WRITE || type === C.NBD_CMD_WRITE_ZEROES || type === C.NBD_CMD_TRIM
@@ -34,7 +41,7 @@ export const payloadLength = (mode: HeaderMode, { type, flags, length }: Request
 /** The error that this request earns by itself, or 0. */
 export function requestError(rules: RequestRules, request: RequestHeader): number {
   const { type, offset, length } = request
-  const known = FLAGS.get(type)
+  const known = FLAGS[type]
   if (known === undefined) return C.NBD_EINVAL
   let allowed = known | C.NBD_CMD_FLAG_FUA
   if (rules.mode === 'simple') allowed &= ~C.NBD_CMD_FLAG_DF

@@ -208,7 +208,7 @@ export class Transmission {
         return true
       }
       if (borrowed !== undefined) {
-        this.#replies.data(request, offset, length, borrowed.views, borrowed.release.bind(borrowed), true)
+        this.#replies.data(request, offset, length, borrowed.views, borrowed.release, true)
         return true
       }
     }

@@ -238,24 +238,32 @@ export class RecordReader {
         offsets: request.sink?.offsetsOf(ref),
       }
     })
-    const opened = await this.#opener.open(request, sealed, { signal })
-    // A cache keeps the bytes that it is offered.
-    if (!this.#cached) giveBack(bytes)
     const bad: Placed[] = []
-    for (const [n, content] of opened.entries()) {
-      const record = run.records[n]!
-      if (!left.has(record.ref)) continue
-      if (content instanceof LifeboatError) {
-        left.set(record.ref, content)
-        bad.push(record)
-      } else {
-        left.delete(record.ref)
-        // A repaired record was sealed under another name than it is asked for by.
-        const isItself = record.pack === record.ref.pack && record.slot === record.ref.slot
-        if (isItself && request.isKept !== false) this.#cached?.keep(request, record.ref, sealed[n]!.stored)
-        receiver.deliver(record.ref, content, 'store')
+    const open = async (first: number, end: number) => {
+      const opened = await this.#opener.open(request, sealed.slice(first, end), { signal })
+      for (const [n, content] of opened.entries()) {
+        const record = run.records[first + n]!
+        if (!left.has(record.ref)) continue
+        if (content instanceof LifeboatError) {
+          left.set(record.ref, content)
+          bad.push(record)
+        } else {
+          left.delete(record.ref)
+          // A repaired record was sealed under another name than it is asked for by.
+          const isItself = record.pack === record.ref.pack && record.slot === record.ref.slot
+          if (isItself && request.isKept !== false) this.#cached?.keep(request, record.ref, sealed[first + n]!.stored)
+          receiver.deliver(record.ref, content, 'store')
+        }
       }
     }
+    if (request.kind === 'data' && sealed.length <= limits.openedAlone) {
+      // A guest waits for the first of them: it is delivered while its neighbours are decoded.
+      const results = await Promise.allSettled(sealed.map((_, n) => open(n, n + 1)))
+      const failed = results.find(result => result.status === 'rejected')
+      if (failed) throw failed.reason
+    } else await open(0, sealed.length)
+    // A cache keeps the bytes that it is offered.
+    if (!this.#cached) giveBack(bytes)
     return bad
   }
 

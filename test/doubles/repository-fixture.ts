@@ -3,6 +3,7 @@ import { systemClock } from '../../src/core/clock.ts'
 import { hex, type PointId, pointId } from '../../src/core/ids.ts'
 import { type Random, seededRandom } from '../../src/core/random.ts'
 import type { Credential } from '../../src/crypto/keys.ts'
+import type { Pipeline } from '../../src/native/pipeline.ts'
 import { twinPipeline } from '../../src/native/twin.ts'
 import { initRepository } from '../../src/repository/init.ts'
 import { type OpenedRepository, openRepository } from '../../src/repository/open.ts'
@@ -16,7 +17,7 @@ export interface RepositoryFixture {
   readonly random: Random
   readonly repository: OpenedRepository
   /** The same repository through another store, for instance a metered one. */
-  open(store?: ObjectStore): Promise<OpenedRepository>
+  open(store?: ObjectStore, pipeline?: Pipeline): Promise<OpenedRepository>
   /** Writes and commits. `writes`: offset -> bytes, whole chunks but at the end of the disk. */
   writePoint(request: FixturePoint): Promise<PointSummary>
 }
@@ -49,8 +50,8 @@ export async function repositoryFixture({
   const store = memoryStore()
   const scryptCost = { N: 1024, r: 8, p: 1 }
   await initRepository({ store, credential, chunkSize, random, clock: systemClock, scryptCost })
-  const open = (through: ObjectStore = store) =>
-    openRepository({ store: through, credential, random, clock: systemClock, host: 'test', pipeline: twinPipeline })
+  const open = (through: ObjectStore = store, pipeline: Pipeline = twinPipeline) =>
+    openRepository({ store: through, credential, random, clock: systemClock, host: 'test', pipeline })
   const repository = await open()
   let minutes = 0
   return {

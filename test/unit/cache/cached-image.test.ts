@@ -92,6 +92,30 @@ test('borrow answers in the same turn what is in memory or zero, never waits and
   assert.equal(source.chunksFetched, 1)
 })
 
+test('what was lent once is lent again without a look at the tree, until it is evicted', async () => {
+  const bytes = image(8)
+  const source = new MemoryChunkSource(bytes, { chunkSize: CHUNK })
+  const cache = new ChunkCache({ maxBytes: 3 * (CHUNK + 320) })
+  await using reader = cachedImage(source, { cache, readAhead: OFF })
+  await read(reader, 2 * CHUNK, 1)
+  reader.borrow(2 * CHUNK, 1)
+  let looks = 0
+  const { locateNow } = source
+  source.locateNow = (first, count) => {
+    looks++
+    return locateNow.call(source, first, count)
+  }
+  for (const [offset, length] of [
+    [2 * CHUNK, CHUNK],
+    [2 * CHUNK + 7, 9],
+  ] as const)
+    same(joinViews(reader.borrow(offset, length)!.views), bytes.slice(offset, offset + length))
+  assert.equal(looks, 0)
+  for (const chunk of [3, 4, 5]) await read(reader, chunk * CHUNK, 1)
+  assert.equal(reader.borrow(2 * CHUNK, 1), undefined)
+  same(await read(reader, 2 * CHUNK, CHUNK), bytes.slice(2 * CHUNK, 3 * CHUNK))
+})
+
 test('two reads that miss together fetch once, also on different disks with the same content', async () => {
   const bytes = image(4)
   const cache = new ChunkCache({ maxBytes: 1e6 })

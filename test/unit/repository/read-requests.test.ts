@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isLifeboatError } from '../../../src/core/errors.ts'
 import { GiB, KiB, limits, MiB } from '../../../src/core/limits.ts'
+import { twinPipeline } from '../../../src/native/twin.ts'
 import { diffDisks } from '../../../src/repository/diff.ts'
 import { pointImage } from '../../../src/repository/image.ts'
 import { openTree } from '../../../src/repository/recovery-point.ts'
@@ -111,6 +112,36 @@ async function oneDisk() {
   const summary = await fixture.writePoint({ disks: [{ name: 'vda', size: 300 * 4096, writes: [[0, content]] }] })
   return { ...fixture, content, summary }
 }
+
+test('of a few records in one request the first is delivered while the others are decoded; many are decoded together', async () => {
+  const { store, open, summary, content } = await oneDisk()
+  const rest = Promise.withResolvers<void>()
+  const jobs: number[] = []
+  const { openChunks } = twinPipeline
+  const pipeline = {
+    ...twinPipeline,
+    async openChunks(...[records]: Parameters<typeof openChunks>) {
+      jobs.push(records.length)
+      if (jobs.length > 1) await rest.promise
+      await openChunks.call(twinPipeline, records)
+    },
+  }
+  await using point = await (await open(store, pipeline)).openPoint(summary, { pin: 'none' })
+  const disk = point.disk('vda')
+  const refs = (await disk.locate(10, 40)).filter(ref => ref !== undefined)
+  const got = new Map<ChunkRef, Uint8Array>()
+  const few = disk.fetch(refs.slice(0, 4), (ref, bytes) => got.set(ref, bytes))
+  while (jobs.length < 4) await settle()
+  await settle()
+  assert.deepEqual([...got.keys()], refs.slice(0, 1))
+  rest.resolve()
+  await few
+  assert.equal(got.size, 4)
+  for (const [n, ref] of refs.slice(0, 4).entries())
+    assert.deepEqual(got.get(ref), content.subarray((10 + n) * 4096, (11 + n) * 4096))
+  await disk.fetch(refs, () => {})
+  assert.deepEqual(jobs, [1, 1, 1, 1, refs.length])
+})
 
 test('readers that miss the same node or the same chunk at once cause one request', async () => {
   const { store, open, summary, content } = await oneDisk()
