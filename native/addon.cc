@@ -17,6 +17,10 @@ NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
   // glibc gives each of the pool's threads an arena of its own, which keeps what was freed there: 4 MiB of a capture's peak.
   mallopt(M_ARENA_MAX, 2);
+  // Where large pieces come and go, glibc soon keeps up to 64 MiB of what was freed. Told its own defaults it goes on giving it
+  // back: 12 to 14 MiB of a server's peak, 1 to 2 of a capture's, at the same CPU.
+  mallopt(M_TRIM_THRESHOLD, 128 * 1024);
+  mallopt(M_MMAP_THRESHOLD, 128 * 1024);
 #endif
   try {
     loadCrypto();
