@@ -99,20 +99,25 @@ const YOUNG = `
     const kept = []
     for (let n = 0; n < 1e6; n++) kept[n % 1e5] = { n }
     const { space_size } = getHeapSpaceStatistics().find(({ space_name }) => space_name === 'new_space')
-    console.log(space_size > 8 << 20 ? 'grown' : space_size > 4 << 20 ? 'middling' : 'small')
+    console.log(space_size / 2 ** 20)
   }`
 
 test('captures keep the heap for young objects small, servers at 4 MiB, unless Node was started with another word', () => {
   put('src/cli/main.ts', YOUNG)
   const program = join(home, 'bin/lifeboat.mjs')
-  for (const [flags, words, expected] of [
-    [[], ['points'], 'grown'],
-    [[], ['backup', 'export'], 'small'],
-    [[], ['--repo', 'x', 'export', 'vm@latest'], 'middling'],
-    [[], ['session', 'resume', 'test'], 'middling'],
-    [['--semi_space_growth_factor=2'], ['boot', 'vm@latest'], 'grown'],
+  // In MiB, both halves; 2 at first, 32 at last. V8 lets a held one slip by a step now and then.
+  for (const [flags, words, least, most] of [
+    [[], ['points'], 16, 64],
+    [[], ['backup', 'export'], 1, 12],
+    [[], ['--repo', 'x', 'export', 'vm@latest'], 4, 12],
+    [[], ['session', 'resume', 'test'], 4, 12],
+    [['--semi_space_growth_factor=2'], ['boot', 'vm@latest'], 16, 64],
   ] as const) {
     const found = spawnSync(process.execPath, [...flags, program, ...words], { encoding: 'utf8' })
-    assert.deepEqual(outcome(found), { said: expected, code: 0 }, `${words.join(' ')}: ${found.stderr}`)
+    const { said, code } = outcome(found)
+    assert.ok(
+      code === 0 && Number(said) >= least && Number(said) <= most,
+      `${words.join(' ')}: ${said} ${found.stderr}`,
+    )
   }
 })
