@@ -155,6 +155,9 @@ for (const [name, kind] of Object.entries(KINDS)) {
       await one.isPinned()
     }
     assert.ok(kills >= 4, `${kills} kills`)
+    // One that lives may be bound to die at its next step.
+    await one.kill()
+    await one.serve(resume)
     await must(at, 'session discard one')
     await one.exited()
     await at.nothingIsLeft('one')
