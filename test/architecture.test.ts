@@ -5,8 +5,8 @@ import { dirname, join, relative } from 'node:path'
 import { test } from 'node:test'
 
 const everything = [
-  ...['core', 'native', 'storage', 'crypto', 'block', 'repository', 'cache', 'cbt', 'nbd', 'fuse', 'hypervisor'],
-  ...['backup', 'recovery', 'maintenance', 'agent', 'cli'],
+  ...['core', 'native', 'storage', 'crypto', 'block', 'repository', 'cache', 'cbt', 'nbd', 'hypervisor'],
+  ...['files', 'fuse', 'guest', 'mount', 'backup', 'recovery', 'maintenance', 'agent', 'cli'],
 ]
 
 /** What each folder may import. `api` and `web` see the agent's job interface alone. */
@@ -20,10 +20,13 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   cache: ['core', 'block', 'repository'],
   cbt: ['core', 'block'],
   nbd: ['core', 'block', 'native'],
-  fuse: ['core', 'block', 'native'],
+  files: ['core', 'block', 'native'],
+  fuse: ['core', 'block', 'native', 'files'],
   hypervisor: ['core', 'block', 'cbt', 'nbd'],
   backup: ['core', 'block', 'cbt', 'hypervisor', 'repository'],
   recovery: ['core', 'native', 'block', 'cache', 'hypervisor', 'repository'],
+  guest: ['core', 'block', 'native', 'files', 'recovery'],
+  mount: ['core', 'block', 'files', 'guest', 'cache', 'recovery', 'repository'],
   maintenance: ['core', 'crypto', 'storage', 'repository'],
   agent: everything,
   cli: everything,
@@ -48,6 +51,8 @@ const headFiles = [
   'repository/repository.ts',
   'crypto/keys.ts',
   'native/pipeline.ts',
+  'files/file-tree.ts',
+  'guest/guest-filesystems.ts',
 ]
 
 interface Import {
