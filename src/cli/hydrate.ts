@@ -2,7 +2,7 @@
 import type { Command } from 'commander'
 import { LifeboatError } from '../core/errors.ts'
 import type { HydrateRequest } from '../recovery/hydration.ts'
-import { parseBytes } from './units.ts'
+import { parseRate } from './units.ts'
 
 export interface HydrateFlags {
   readonly hydrate?: boolean
@@ -25,9 +25,5 @@ export function hydrateOf({ hydrate, hydrateRate }: HydrateFlags): HydrateReques
     throw new LifeboatError('usage', '--hydrate-rate goes with --hydrate', { hint: 'say both, or neither' })
   if (!hydrate) return undefined
   if (hydrateRate === undefined) return {}
-  const bytesPerSecond = parseBytes(hydrateRate, '--hydrate-rate')
-  if (bytesPerSecond >= 1) return { bytesPerSecond }
-  throw new LifeboatError('usage', `--hydrate-rate ${hydrateRate} would never end`, {
-    hint: 'write the bytes a second, for example 50MiB; leave it out for no limit',
-  })
+  return { bytesPerSecond: parseRate(hydrateRate, '--hydrate-rate') }
 }

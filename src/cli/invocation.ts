@@ -18,7 +18,7 @@ import { Output } from './output.ts'
 import { warnOfReadPast } from './read-past.ts'
 import { knownIdentity, rememberIdentity } from './repository-identity.ts'
 import { SeenPoints } from './seen-points.ts'
-import { parseBytes, parseDurationMs } from './units.ts'
+import { parseDurationMs, parseRate } from './units.ts'
 
 /** Everything that comes from the process, so that a test can call a verb without one. */
 export interface Surroundings {
@@ -171,7 +171,9 @@ export class Invocation {
     const { limitRate, retryFor } = this.flags
     const bearable = slowing(beneathRetries(counted.store), { clock })
     const limited =
-      limitRate === undefined ? bearable : throttled(bearable, { bytesPerSecond: parseRate(limitRate), clock })
+      limitRate === undefined
+        ? bearable
+        : throttled(bearable, { bytesPerSecond: parseRate(limitRate, '--limit-rate'), clock })
     const retryForMs = retryFor === undefined ? undefined : parseDurationMs(retryFor, '--retry-for')
     return { store: retrying(limited, { clock, random, retryForMs }), meter: counted.meter }
   }
@@ -241,14 +243,6 @@ export class Invocation {
     if (process.getuid?.() === 0) return forRoot
     return path.join(environment.HOME ?? '/tmp', forUsers)
   }
-}
-
-export function parseRate(text: string): number {
-  const rate = parseBytes(text, '--limit-rate')
-  if (rate >= 1) return rate
-  throw new LifeboatError('usage', `--limit-rate ${text} would never end`, {
-    hint: 'write the bytes a second, for example 50MiB; leave it out for no limit',
-  })
 }
 
 function parseLeaseExpiry(text: string): number {

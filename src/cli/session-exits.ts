@@ -5,11 +5,11 @@ import { commitCommand } from '../recovery/commit.ts'
 import type { Fields } from '../recovery/control-protocol.ts'
 import { migrateCommand } from '../recovery/migrate.ts'
 import { type SessionCommands, sessionCommands } from '../recovery/session-commands.ts'
-import { type Invocation, parseRate } from './invocation.ts'
+import type { Invocation } from './invocation.ts'
 import { nbdExporter } from './nbd-exporter.ts'
 import { phasedBar } from './phased-bar.ts'
 import { callSession } from './session-command.ts'
-import { formatBytes, formatSeconds } from './units.ts'
+import { formatBytes, formatSeconds, parseRate } from './units.ts'
 
 /** What can be asked of a session, wherever it is served. The backup path is loaded when it is needed. */
 export const commandsOf = ({ surroundings, output }: Invocation): SessionCommands => ({
@@ -53,7 +53,7 @@ export async function migrateSession(
   const targets = to.map(parseTarget)
   const request = {
     targets,
-    ...(limitRate !== undefined && { bytesPerSecond: parseRate(limitRate) }),
+    ...(limitRate !== undefined && { bytesPerSecond: parseRate(limitRate, '--limit-rate') }),
   }
   const result = await withBar(
     invocation,

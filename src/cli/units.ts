@@ -34,6 +34,15 @@ export function parseBytes(text: string, what: string): number {
   return bytes
 }
 
+/** Bytes a second, of a limit that is left out where there is to be none. */
+export function parseRate(text: string, what: string): number {
+  const rate = parseBytes(text, what)
+  if (rate >= 1) return rate
+  throw new LifeboatError('usage', `${what} ${text} would never end`, {
+    hint: 'write the bytes a second, for example 50MiB; leave it out for no limit',
+  })
+}
+
 /** '30s', '10m', '24h', '7d', '500ms' -> milliseconds. */
 export function parseDurationMs(text: string, what: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?$/i.exec(text.trim())

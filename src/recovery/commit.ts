@@ -21,8 +21,8 @@ import { described } from './described-capture.ts'
 import type { Exporter } from './exporter.ts'
 import type { LiveSession } from './live-session.ts'
 import { overlayHypervisor } from './overlay-capture.ts'
-import { refuseAfterPivot } from './session-begin.ts'
 import type { CommandOptions, SessionCommand } from './session-commands.ts'
+import { refuseAfterPivot } from './session-refusals.ts'
 import type { SessionState } from './session-state.ts'
 
 /** What a commit asks of the backup path. */

@@ -6,7 +6,7 @@ import { LifeboatError } from '../core/errors.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { Fields } from './control-protocol.ts'
 import type { LiveSession } from './live-session.ts'
-import { refuseToEndMoved } from './session-begin.ts'
+import { refuseToEndMoved } from './session-refusals.ts'
 
 export interface CommandOptions extends AbortOptions {
   /** The signal falls when the one who asked has gone, and when the session is told to stop. */

@@ -9,7 +9,8 @@ import { openOverlaysOf } from './export-session.ts'
 import type { OpenOverlays } from './overlays.ts'
 import { OwnedSession } from './owned-session.ts'
 import { guestOf, openSession, type SessionPlace } from './session.ts'
-import { beginState, pinOf, refuseUnresumable } from './session-begin.ts'
+import { beginState, pinOf } from './session-begin.ts'
+import { refuseUnresumable } from './session-refusals.ts'
 
 export interface StoppedSessionRequest extends AbortOptions, SessionPlace {
   readonly repository: Repository
