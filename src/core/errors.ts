@@ -15,6 +15,8 @@ export type ErrorCode =
   | 'no-such-point'
   | 'no-such-disk'
   | 'no-such-session'
+  | 'no-such-file'
+  | 'no-such-volume'
   | 'ambiguous'
   | 'qmp-unreachable'
   | 'tool-missing'
@@ -49,6 +51,11 @@ export type ErrorCode =
   | 'hidden-object'
   | 'rolled-back'
   | 'migration-differs'
+  // the filesystems inside guests
+  | 'wrong-guest-key'
+  | 'guest-locked'
+  | 'guest-unsupported'
+  | 'guest-filesystem'
   // protocol between hosts
   | 'not-committed'
   | 'point-forgotten'

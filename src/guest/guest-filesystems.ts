@@ -38,6 +38,8 @@ export interface Volume {
    */
   readonly state: 'readable' | 'locked' | 'unsupported' | 'nothing'
   readonly reason?: string
+  /** Whoever answered cannot read it, a whole system may: the appliance is to be asked. */
+  readonly needs?: 'appliance'
 }
 
 export interface GuestFilesystems extends AsyncDisposable {
