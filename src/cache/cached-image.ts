@@ -9,6 +9,7 @@ import type { Extent, Range } from '../core/range.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { planRuns, runLimitsOf } from '../repository/record-runs.ts'
 import type { ChunkRef, ChunkSource, ChunkSpan } from '../repository/repository.ts'
+import { BegunFlights, type FlightFigures } from './begun-flights.ts'
 import { type ChunkCache, chunkKey } from './chunk-cache.ts'
 import { ChunkFlights, type Flight } from './chunk-flights.ts'
 import { KnownKeys } from './known-keys.ts'
@@ -22,18 +23,12 @@ export interface CachedImageOptions {
 }
 
 /** Counted since the image was made. */
-export interface CachedImageStats {
+export interface CachedImageStats extends FlightFigures {
   /** Bytes that readers asked for. */
   readonly bytesRead: number
   /** Chunks of requests found in memory, absent chunks (zeros) not counted, and those that had to be waited for. */
   readonly cacheHits: number
   readonly cacheMisses: number
-  /** Chunks asked of the source, those read ahead included, and their stored bytes. */
-  readonly chunksFetched: number
-  readonly bytesFetched: number
-  /** Of these the stored bytes that the cache on disk gave. */
-  readonly bytesFromDisk: number
-  readonly chunksReadAhead: number
 }
 
 export interface CachedImage extends BlockReader {
@@ -77,20 +72,8 @@ class CachedChunks implements CachedImage {
   readonly #keys: KnownKeys
   readonly #ahead: ReadAhead
   readonly #aheadBytesMax: number
-  #aheadBytes = 0
-  /** Everything that this image began and that has not ended. */
-  readonly #underWay = new Set<Promise<void>>()
-  readonly #begun = new Set<Flight>()
-  readonly #closed = new AbortController()
-  readonly #stats = {
-    bytesRead: 0,
-    cacheHits: 0,
-    cacheMisses: 0,
-    chunksFetched: 0,
-    bytesFetched: 0,
-    bytesFromDisk: 0,
-    chunksReadAhead: 0,
-  }
+  readonly #begun: BegunFlights
+  readonly #stats = { bytesRead: 0, cacheHits: 0, cacheMisses: 0 }
 
   constructor(source: ChunkSource, { cache, readAhead = {} }: CachedImageOptions) {
     this.size = source.size
@@ -98,6 +81,7 @@ class CachedChunks implements CachedImage {
     this.#source = source
     this.#cache = cache
     this.#flights = sharedFlights(cache)
+    this.#begun = new BegunFlights(source.chunkSize)
     const chunkCount = Math.ceil(source.size / source.chunkSize)
     this.#keys = new KnownKeys(chunkCount)
     this.#aheadBytesMax = readAhead.bytesInFlight ?? limits.readAheadBytesInFlight
@@ -114,13 +98,11 @@ class CachedChunks implements CachedImage {
   }
 
   stats(): CachedImageStats {
-    let { bytesFromDisk } = this.#stats
-    for (const flight of this.#begun) bytesFromDisk += flight.bytesFromDisk
-    return { ...this.#stats, bytesFromDisk }
+    return { ...this.#stats, ...this.#begun.figures() }
   }
 
   borrow(offset: number, length: number): BorrowedViews | undefined {
-    if (offset < 0 || length < 0 || offset + length > this.size || this.#closed.signal.aborted) return undefined
+    if (offset < 0 || length < 0 || offset + length > this.size || this.#begun.signal.aborted) return undefined
     const chunkSize = this.blockSize
     const first = Math.floor(offset / chunkSize)
     const from = offset - first * chunkSize
@@ -170,13 +152,13 @@ class CachedChunks implements CachedImage {
     if (offset < 0 || offset + length > this.size)
       throw new RangeError(`read of ${length} bytes at ${offset} of ${this.size}`)
     options.signal?.throwIfAborted()
-    this.#closed.signal.throwIfAborted()
+    this.#begun.signal.throwIfAborted()
     const chunkSize = this.blockSize
     const first = Math.floor(offset / chunkSize)
     const from = offset - first * chunkSize
     const count = Math.ceil((from + length) / chunkSize)
     const refs = this.#source.locateNow(first, count) ?? (await this.#source.locate(first, count, options))
-    this.#closed.signal.throwIfAborted()
+    this.#begun.signal.throwIfAborted()
     // From here to the claim in ChunkFlights.fetch there is no await.
     this.#stats.bytesRead += length
     const missing = this.#copyKept(target, from, refs)
@@ -232,9 +214,9 @@ class CachedChunks implements CachedImage {
     for (let first = Math.floor(offset / chunkSize); first < end; first += step) {
       const count = Math.min(step, end - first)
       const refs = this.#source.locateNow(first, count) ?? (await this.#source.locate(first, count, options))
-      this.#closed.signal.throwIfAborted()
+      this.#begun.signal.throwIfAborted()
       const wants = this.#notKept(refs)
-      const onFlight = (flight: Flight) => this.#own(flight)
+      const onFlight = (flight: Flight) => this.#begun.add(flight)
       if (wants.size > 0) await this.#flights.fetch(this.#source, wants, () => {}, { signal: options.signal, onFlight })
     }
   }
@@ -254,11 +236,11 @@ class CachedChunks implements CachedImage {
       gets,
       getsAtOnce,
       async ({ records }, gone) => {
-        this.#closed.signal.throwIfAborted()
+        this.#begun.signal.throwIfAborted()
         // Each GET is claimed when it is begun, so that a read of what has yet to be asked for does not wait for the others.
         const onFlight = (flight: Flight) => {
           fetched += flight.refs.length
-          this.#own(flight)
+          this.#begun.add(flight)
         }
         await this.#flights.fetch(this.#source, this.#notKept(records), () => {}, { signal: gone, onFlight })
       },
@@ -291,10 +273,7 @@ class CachedChunks implements CachedImage {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const reason = new LifeboatError('interrupted', 'the disk image was closed')
-    this.#closed.abort(reason)
-    for (const flight of this.#begun) flight.abort(reason)
-    await Promise.all(this.#underWay)
+    await this.#begun.close(new LifeboatError('interrupted', 'the disk image was closed'))
   }
 
   #lendZeros(views: Uint8Array[], length: number): 0 {
@@ -343,13 +322,13 @@ class CachedChunks implements CachedImage {
     }
     const onFlight = (flight: Flight) => {
       const ahead = along ? flight.refs.filter(ref => along.get(chunkKey(ref.id)) === ref).length : 0
-      this.#ownAhead(flight, ahead)
+      this.#begun.add(flight, ahead)
     }
     return this.#flights.fetch(this.#source, wants, deliver, { signal, onFlight, along })
   }
 
   #windowAhead(offset: number, length: number, isMissed: boolean): ChunkWindow | undefined {
-    const budget = Math.floor((this.#aheadBytesMax - this.#aheadBytes) / this.blockSize)
+    const budget = Math.floor((this.#aheadBytesMax - this.#begun.aheadBytes) / this.blockSize)
     return this.#ahead.next(offset, length, isMissed, budget)
   }
 
@@ -359,13 +338,13 @@ class CachedChunks implements CachedImage {
     else {
       // A failure to read ahead is nobody's yet: the reader who comes to that place meets it and reports it.
       const located = this.#source
-        .locate(window.first, window.count, { signal: this.#closed.signal })
-        .then(found => this.#closed.signal.aborted || this.#fetchAhead(found))
+        .locate(window.first, window.count, { signal: this.#begun.signal })
+        .then(found => this.#begun.signal.aborted || this.#fetchAhead(found))
         .then(
           () => {},
           () => {},
         )
-      this.#track(located)
+      this.#begun.track(located)
     }
   }
 
@@ -381,37 +360,6 @@ class CachedChunks implements CachedImage {
 
   #fetchAhead(refs: readonly (ChunkRef | undefined)[]): void {
     const flight = this.#flights.prefetch(this.#source, this.#notKept(refs))
-    if (!flight) return
-    this.#ownAhead(flight, flight.refs.length)
-  }
-
-  /** So many of its chunks nobody has asked for. */
-  #ownAhead(flight: Flight, chunks: number): void {
-    const bytes = chunks * this.blockSize
-    this.#aheadBytes += bytes
-    this.#stats.chunksReadAhead += chunks
-    this.#own(flight, () => {
-      this.#aheadBytes -= bytes
-    })
-  }
-
-  #own(flight: Flight, onEnd: () => void = () => {}): void {
-    this.#stats.chunksFetched += flight.refs.length
-    for (const ref of flight.refs) this.#stats.bytesFetched += ref.length
-    this.#begun.add(flight)
-    this.#track(
-      flight.ended.then(() => {
-        this.#begun.delete(flight)
-        this.#stats.bytesFromDisk += flight.bytesFromDisk
-        onEnd()
-      }),
-    )
-    // A read that joined another image's flight may begin one of its own after this image was closed.
-    if (this.#closed.signal.aborted) flight.abort(this.#closed.signal.reason)
-  }
-
-  #track(task: Promise<void>): void {
-    const tracked = task.finally(() => this.#underWay.delete(tracked))
-    this.#underWay.add(tracked)
+    if (flight) this.#begun.add(flight, flight.refs.length)
   }
 }
