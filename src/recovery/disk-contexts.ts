@@ -1,10 +1,10 @@
 /** What clients may ask of an exported disk beside where its data lies: what was written to it, and what differs from older points of its VM. */
 import { markedExtents } from '../block/marked-extents.ts'
+import { abortable } from '../core/abortable.ts'
 import type { PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import { mergeRanges, type Range, rangeEnd } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { abortable } from '../repository/abortable.ts'
 import type { ExportedContext } from './exporter.ts'
 
 /** Points of the VM that differences can be asked to. */

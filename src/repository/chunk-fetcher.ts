@@ -1,6 +1,7 @@
 /** Chunks by their place, each on its way once: whoever asks for one that is being fetched gets a copy of it. */
+
+import { abortable } from '../core/abortable.ts'
 import type { AbortOptions } from '../core/scope.ts'
-import { abortable } from './abortable.ts'
 import type { RecordRequest } from './record-opener.ts'
 import type { RecordReader } from './record-reader.ts'
 import type { ChunkRef, ContentOrigin } from './repository.ts'

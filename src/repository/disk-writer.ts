@@ -2,13 +2,14 @@
  * One disk of a point that is being written: chunks are digested, compared with the base, looked for among what is stored, and
  * what is new goes into packs; the tree follows. Two windows of data are in memory: one fills while the other is worked on.
  */
+
+import { abortable } from '../core/abortable.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { PointId } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { Range } from '../core/range.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { DigestResult } from '../native/pipeline.ts'
-import { abortable } from './abortable.ts'
 import type { BaseDisk } from './base-disk.ts'
 import { BufferPool } from './buffer-pool.ts'
 import type { TreeEntry } from './node-writer.ts'

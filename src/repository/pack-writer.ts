@@ -1,4 +1,6 @@
 /** Fills packs of one kind and uploads the full ones while the next fills (docs/repository-format.md, section 4). */
+
+import { abortable } from '../core/abortable.ts'
 import { messageOf } from '../core/errors.ts'
 import type { PackId } from '../core/ids.ts'
 import { limits, MiB } from '../core/limits.ts'
@@ -8,7 +10,6 @@ import { slotKey } from '../crypto/derive.ts'
 import { sealFooter } from '../crypto/footer.ts'
 import { newPackId } from '../crypto/ids.ts'
 import type { Pipeline } from '../native/pipeline.ts'
-import { abortable } from './abortable.ts'
 import { BufferPool } from './buffer-pool.ts'
 import { packKey } from './object-keys.ts'
 import { OpenPack, type PlacedRecord } from './open-pack.ts'

@@ -4,12 +4,12 @@
  * before the first await; leaves bring their next siblings along where those lie beside them.
  */
 import { LRUCache } from 'lru-cache'
+import { abortable } from '../core/abortable.ts'
 import { LifeboatError } from '../core/errors.ts'
 import { type DomainId, hex } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { nodeId } from '../crypto/ids.ts'
-import { abortable } from './abortable.ts'
 import type { Keyring } from './keyring.ts'
 import { parseNode, type TreeNode } from './node-codec.ts'
 import { packKey } from './object-keys.ts'

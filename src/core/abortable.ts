@@ -1,4 +1,4 @@
-import type { AbortOptions } from '../core/scope.ts'
+import type { AbortOptions } from './scope.ts'
 
 /** Waits for work that has another owner, who goes on with it: only the waiting ends with the signal. */
 export async function abortable<T>(work: Promise<T>, { signal }: AbortOptions): Promise<T> {
