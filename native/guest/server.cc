@@ -1,6 +1,7 @@
 #include "server.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -74,7 +75,7 @@ class Session {
     }
     arrived_.notify_all();
     for (auto& thread : pool) thread.join();
-    return outcome != 0 ? outcome : writeError_;
+    return outcome != 0 ? outcome : writeError_.load();
   }
 
  private:
