@@ -1,5 +1,6 @@
 /** How people name points: `VM@latest`, `VM@latest~1`, `VM@1f3a`, `VM@2026-11-21T10:00`, with `/DISK` and `:/path` behind. */
 import { LifeboatError } from '../core/errors.ts'
+import { nearNames } from '../core/near-names.ts'
 import { instantIn } from './local-time.ts'
 import type { PointSummary } from './repository.ts'
 
@@ -110,11 +111,7 @@ function noSuchPoint(message: string, committed: readonly PointSummary[]): Lifeb
 
 function noSuchVm(vm: string, points: readonly PointSummary[]): LifeboatError {
   const known = [...new Set(points.map(point => point.vm))]
-  const near = known
-    .map(name => ({ name, distance: editDistance(vm, name) }))
-    .filter(({ name, distance }) => isNear(name, distance) || name.startsWith(vm))
-    .sort((a, b) => a.distance - b.distance)
-    .map(({ name }) => name)
+  const near = nearNames(vm, known)
   const named = (near.length > 0 ? near : known).slice(0, NAMED).join(', ')
   return new LifeboatError('no-such-vm', `There is no point of a VM '${vm}'`, {
     details: { vm, near },
@@ -125,23 +122,6 @@ function noSuchVm(vm: string, points: readonly PointSummary[]): LifeboatError {
           ? `There are: ${named}.`
           : 'The repository holds no points yet.',
   })
-}
-
-/** Two slips of the fingers, more in a long name, and never another name altogether. */
-const isNear = (name: string, distance: number): boolean =>
-  distance <= Math.max(2, Math.ceil(name.length / 3)) && distance < name.length
-
-/** Levenshtein; names are short, and longer ones are cut. */
-function editDistance(a: string, b: string): number {
-  const [left, right] = [a.slice(0, 64).toLowerCase(), b.slice(0, 64).toLowerCase()]
-  let row = Array.from({ length: right.length + 1 }, (_, n) => n)
-  for (let i = 1; i <= left.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= right.length; j++)
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (left[i - 1] === right[j - 1] ? 0 : 1)))
-    row = next
-  }
-  return row[right.length]!
 }
 
 /** `vda/p2` as disk and volume: a disk's name may itself contain slashes, so the longest that fits is taken. */
