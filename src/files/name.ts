@@ -34,9 +34,15 @@ export function encodeName(name: string): Buffer {
   return Buffer.concat(pieces)
 }
 
-/** A name that a directory may have. Anything else in a guest's directory is an attack or damage, and is left out and counted. */
-export const isName = (name: string): boolean =>
-  name !== '' && name !== '.' && name !== '..' && !/[/\0]/.test(name) && encodeName(name).length <= NAME_BYTES_MAX
+/**
+ * A name that a directory may have. Anything else in a guest's directory is an attack or damage, and is left out and counted.
+ * Lone surrogates that no bytes decode to would be a second string for the bytes of another name, or for none.
+ */
+export const isName = (name: string): boolean => {
+  if (name === '' || name === '.' || name === '..' || name.length > NAME_BYTES_MAX || /[/\0]/.test(name)) return false
+  const bytes = encodeName(name)
+  return bytes.length <= NAME_BYTES_MAX && (name.isWellFormed() || decodeName(bytes) === name)
+}
 
 /** Of the valid UTF-8 sequence that starts there; 0 if none does. */
 function sequenceLength(bytes: Buffer, at: number): number {
