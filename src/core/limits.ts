@@ -417,4 +417,9 @@ export const limits = {
   sessionClientsMax: 16,
   /** Emulated firmware reaches the boot sector in 1 to 5 s on a loaded host. */
   firstReadMs: 120_000,
+
+  /** Volumes of a guest that a path is looked for in at once: each may be a filesystem to be opened. */
+  volumesLookedInto: 4,
+  /** A key for a volume of a guest: BitLocker's recovery key has 55 letters, a LUKS key file of more than this is unheard of; with its request it fits into 64 KiB. */
+  guestKeyBytesMax: 32 * KiB,
 } as const
