@@ -24,7 +24,14 @@ enum class Operation : uint8_t { hello, volumes, unlock, root, lookup, list, rea
 /** `damaged`: the name is there, what it names could not be read. Its node is empty. */
 enum class Kind : uint8_t { damaged, file, directory, symlink, fifo, socket, characterDevice, blockDevice };
 
+/** Extended attributes that come along with a file's other attributes, names and values together; of more, the client asks. */
+constexpr size_t kXattrsAlong = 1024;
+
 constexpr int64_t kUnknownTime = std::numeric_limits<int64_t>::min();
+
+struct Xattr {
+  std::string name, value;
+};
 
 struct Attributes {
   Kind kind = Kind::damaged;
@@ -32,8 +39,10 @@ struct Attributes {
   uint32_t links = 0, uid = 0, gid = 0, major = 0, minor = 0;
   uint64_t inode = 0, size = 0, allocated = 0;
   int64_t modified = 0, changed = 0, accessed = 0, born = kUnknownTime;
+  /** With them nobody has to ask for each file whether it has an ACL, as `ls -l` does. */
+  bool xattrsKnown = false;
+  std::vector<Xattr> xattrs;
 };
-constexpr size_t kAttributesBytes = 1 + 2 + 5 * 4 + 3 * 8 + 4 * 8;
 
 /** Nanoseconds since 1970; what is out of range becomes the nearest that is in it, and is not kUnknownTime. */
 inline int64_t nanoseconds(int64_t seconds, uint32_t nanos) {
@@ -138,6 +147,16 @@ class Reply {
     for (const uint32_t value : {a.links, a.uid, a.gid, a.major, a.minor}) u32(value);
     for (const uint64_t value : {a.inode, a.size, a.allocated}) u64(value);
     for (const int64_t value : {a.modified, a.changed, a.accessed, a.born}) i64(value);
+    size_t length = 0;
+    for (const Xattr& xattr : a.xattrs) length += 8 + xattr.name.size() + xattr.value.size();
+    const bool along = a.xattrsKnown && length <= kXattrsAlong;
+    u8(along);
+    if (!along) return;
+    u16(static_cast<uint16_t>(a.xattrs.size()));
+    for (const Xattr& xattr : a.xattrs) {
+      text(bytesOf(xattr.name));
+      text(bytesOf(xattr.value));
+    }
   }
   void put(const void* data, size_t length) {
     if (!fits(length)) __builtin_trap();
