@@ -56,6 +56,10 @@ export type ErrorCode =
   | 'guest-locked'
   | 'guest-unsupported'
   | 'guest-filesystem'
+  | 'appliance-unavailable'
+  | 'appliance-failed'
+  | 'guest-lost'
+  | 'guest-protocol'
   // protocol between hosts
   | 'not-committed'
   | 'point-forgotten'

@@ -422,4 +422,47 @@ export const limits = {
   volumesLookedInto: 4,
   /** A key for a volume of a guest: BitLocker's recovery key has 55 letters, a LUKS key file of more than this is unheard of; with its request it fits into 64 KiB. */
   guestKeyBytesMax: 32 * KiB,
+
+  /** A mount lists the points anew when somebody looks and the last listing is older: with what the kernel remembers, a new point is seen within 20 s. */
+  mountListMs: 10_000,
+  /** Who looks waits so long for a listing; then what was known is shown, and the listing goes on. */
+  mountListPatienceMs: 5_000,
+  /** Holds are put by hand, and each is a request. */
+  mountHoldsMs: 60_000,
+  /** What is kept of manifests that were looked at: a thousand of usual ones. */
+  mountManifestBytes: 8 * MiB,
+  /** Manifests that are read ahead of somebody who walks from point to point. */
+  mountManifestsAhead: 16,
+  /** Each open point has a pin, and up to 32 MiB of tree nodes a disk that was read much of. */
+  mountPointsOpen: 64,
+  mountPointIdleMs: 60_000,
+  /** Each may have an appliance, with its memory. Starting one takes seconds, so one stays while somebody may come back. */
+  mountGuestsOpen: 6,
+  mountGuestIdleMs: 120_000,
+
+  /** Requests to who parses a guest's filesystems that are under way: twice what an agent works on at once. */
+  guestRequestsInFlight: 32,
+  /** The store has given up before, so that its error is told; whoever is silent for longer hangs. */
+  guestRequestMs: 120_000,
+  /** Mounting replays a journal, unlocking derives a key, both in an emulated machine. */
+  guestMountMs: 300_000,
+  /** One request, one reply, one piece of a file: of docs/guest-protocol.md. */
+  guestRequestBytesMax: 64 * KiB,
+  guestReplyBytesMax: 1 * MiB + 64 * KiB,
+  guestReadBytes: 1 * MiB,
+  guestNodeBytesMax: 128,
+  guestFailureTextMax: 4096,
+  guestVolumesMax: 4096,
+  /** PATH_MAX: no Linux filesystem has a longer target. */
+  guestLinkBytesMax: 4096,
+  /** Extended attributes of one file: a thousand of the largest. */
+  guestXattrBytesMax: 64 * MiB,
+  /** Entries of one directory: a loop on a disk must not list for ever. */
+  guestEntriesMax: 16 * 1024 * 1024,
+  /** Nodes kept with the listings of their directories, some 500 bytes each. The kernel of who mounts it keeps them too. */
+  guestEntriesKept: 32_768,
+  guestXattrBytesKept: 4 * MiB,
+  /** What is read of files ahead of their readers, of one connection and of one reader. */
+  guestReadAheadBytes: 24 * MiB,
+  guestReadAheadPieces: 8,
 } as const
