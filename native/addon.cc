@@ -4,6 +4,7 @@
 
 #include <exception>
 
+#include "fuse_device.h"
 #include "opening.h"
 #include "pipeline.h"
 #include "record.h"
@@ -11,7 +12,7 @@
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 5;
+constexpr double kVersion = 6;
 
 NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
@@ -44,6 +45,12 @@ NAPI_MODULE_INIT() {
       {"writeBlocks", nullptr, writeBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"readBlocks", nullptr, readBlocks, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"lockFile", nullptr, lockFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"socketPair", nullptr, socketPair, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"receiveDescriptor", nullptr, receiveDescriptor, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"watchDescriptor", nullptr, watchDescriptor, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"unwatchDescriptor", nullptr, unwatchDescriptor, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"readDevice", nullptr, readDevice, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"writeDevice", nullptr, writeDevice, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof calls / sizeof *calls, calls);
   return exports;

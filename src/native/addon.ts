@@ -68,4 +68,22 @@ export interface Addon {
   readBlocks(fd: number, parts: readonly Uint8Array[], checks: Uint32Array, positions: Float64Array): Promise<number>
   /** flock(LOCK_EX | LOCK_NB): 0, or errno. */
   lockFile(fd: number): number
+  /** Two connected Unix sockets, or -errno. */
+  socketPair(): readonly [number, number] | number
+  /** The descriptor that the peer of a socket sends, or -errno. */
+  receiveDescriptor(socket: number, timeoutMs: number): Promise<number>
+  /** Makes it non-blocking and calls back whenever it can be read; -errno if that cannot be. */
+  watchDescriptor(fd: number, callback: () => void): Watch | number
+  /** Once; the descriptor may be closed afterwards. */
+  unwatchDescriptor(watch: Watch): void
+  /** At once, on this thread: the bytes read, or -errno. */
+  readDevice(fd: number, target: Uint8Array): number
+  /** At once, on this thread, the parts (260 at most) as one message: 0, or errno. */
+  writeDevice(fd: number, parts: readonly Uint8Array[]): number
+}
+
+declare const watch: unique symbol
+/** A descriptor that is being watched; of the addon. */
+export interface Watch {
+  readonly [watch]: true
 }
