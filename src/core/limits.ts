@@ -420,6 +420,8 @@ export const limits = {
 
   /** Volumes of a guest that a path is looked for in at once: each may be a filesystem to be opened. */
   volumesLookedInto: 4,
+  /** Directories and files of one directory that are looked at ahead of who walks a tree: what a slow store takes for one it then takes for all. */
+  directoriesAhead: 16,
   /** A key for a volume of a guest: BitLocker's recovery key has 55 letters, a LUKS key file of more than this is unheard of; with its request it fits into 64 KiB. */
   guestKeyBytesMax: 32 * KiB,
 
@@ -465,4 +467,20 @@ export const limits = {
   /** What is read of files ahead of their readers, of one connection and of one reader. */
   guestReadAheadBytes: 24 * MiB,
   guestReadAheadPieces: 8,
+
+  /** What a walk, a restore or a tar says of problems one by one; the rest is counted. */
+  fileProblemsListed: 10_000,
+  /** In one walk: more than any file server has, and an end to directories that contain each other by other names. */
+  walkEntriesMax: 2 ** 28,
+  /** In one directory, remembered to notice a name that comes twice: some 150 MiB at the most. */
+  walkNamesMax: 2 ** 20,
+  /** 4,096 bytes of a path, in names of 15 bytes. A restore holds a descriptor for each. */
+  walkDepthMax: 256,
+  /** Listings begun before they are needed, at each depth: a listing over a store is a round trip. */
+  walkListsAhead: 16,
+  /** Entries of such listings that wait in memory: some 30 MiB. */
+  walkEntriesAhead: 65_536,
+  /** Of one pattern of names, its braces written out. */
+  globAlternativesMax: 64,
+  globLengthMax: 4096,
 } as const
