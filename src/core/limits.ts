@@ -425,6 +425,21 @@ export const limits = {
   /** A key for a volume of a guest: BitLocker's recovery key has 55 letters, a LUKS key file of more than this is unheard of; with its request it fits into 64 KiB. */
   guestKeyBytesMax: 32 * KiB,
 
+  /** The appliance's memory as it sees it: LUKS2 may ask for a GiB to try one key. What it has not used, and has given back, costs this host nothing. */
+  applianceMemoryBytes: 1536 * MiB,
+  /** What the appliance keeps of what its agent reads, and the agent itself. */
+  applianceCacheBytes: 384 * MiB,
+  /** What it may write beside one disk: a journal of ext4 has up to 1 GiB, of XFS up to 2. */
+  applianceOverlayBytes: 4 * GiB,
+  /** PCI functions that are left for disks. */
+  applianceDisksMax: 192,
+  /** From its start to its agent's first word: 7 s when emulated on a quiet machine, 16 s on a loaded one. */
+  applianceStartMs: 120_000,
+  /** So long nobody asked: it is ended, and the next call starts another. */
+  applianceIdleMs: 300_000,
+  /** Starts of one appliance that the disks of one point may cost, after each of which it was killed or ended by itself. */
+  applianceStartsMax: 5,
+
   /** A mount lists the points anew when somebody looks and the last listing is older: with what the kernel remembers, a new point is seen within 20 s. */
   mountListMs: 10_000,
   /** Who looks waits so long for a listing; then what was known is shown, and the listing goes on. */
@@ -483,4 +498,20 @@ export const limits = {
   /** Of one pattern of names, its braces written out. */
   globAlternativesMax: 64,
   globLengthMax: 4096,
+  /** Of one reply to READDIR: what the kernel asks for at most when it reads ahead in a large directory. */
+  fuseListingBytes: 256 * KiB,
+  /** Of one read: 256 pages, which is all that fs.fuse.max_pages_limit allows by default. */
+  fuseReadPages: 256,
+  /** Reads that the kernel has under way for its own read-ahead: 12 would leave a store with 50 ms idle. */
+  fuseBackgroundMax: 64,
+  /** Memory of reads that wait for the store; further ones wait for it. */
+  fuseReadBytes: 64 * MiB,
+  /** What the kernel may remember of a node that never changes. */
+  fuseFrozenSeconds: 365 * 24 * 3600,
+  /** And of any other: so late are new points seen. */
+  fuseLiveSeconds: 1,
+  /** Between a signal to somebody who waits for the mount and EINTR for him: a store's answer comes in less, a person waits for it. */
+  fuseInterruptMs: 1_000,
+  /** Requests that are taken up before what has come meanwhile from elsewhere has its turn. */
+  fuseRequestsPerTurn: 32,
 } as const
