@@ -422,6 +422,8 @@ export const limits = {
   volumesLookedInto: 4,
   /** Directories and files of one directory that are looked at ahead of who walks a tree: what a slow store takes for one it then takes for all. */
   directoriesAhead: 16,
+  /** Manifests that are fetched ahead of who looks into point after point. */
+  manifestsAhead: 8,
   /** A key for a volume of a guest: BitLocker's recovery key has 55 letters, a LUKS key file of more than this is unheard of; with its request it fits into 64 KiB. */
   guestKeyBytesMax: 32 * KiB,
 

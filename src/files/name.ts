@@ -40,6 +40,8 @@ export function encodeName(name: string): Buffer {
  */
 export const isName = (name: string): boolean => {
   if (name === '' || name === '.' || name === '..' || name.length > NAME_BYTES_MAX || /[/\0]/.test(name)) return false
+  // No character takes more than three bytes: most names are known to fit without being encoded.
+  if (name.length * 3 <= NAME_BYTES_MAX && name.isWellFormed()) return true
   const bytes = encodeName(name)
   return bytes.length <= NAME_BYTES_MAX && (name.isWellFormed() || decodeName(bytes) === name)
 }
