@@ -4,6 +4,7 @@
 
 #include <exception>
 
+#include "file_attributes.h"
 #include "fuse_device.h"
 #include "opening.h"
 #include "pipeline.h"
@@ -12,7 +13,7 @@
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 6;
+constexpr double kVersion = 7;
 
 NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
@@ -51,6 +52,11 @@ NAPI_MODULE_INIT() {
       {"unwatchDescriptor", nullptr, unwatchDescriptor, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"readDevice", nullptr, readDevice, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"writeDevice", nullptr, writeDevice, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"setFileXattr", nullptr, setFileXattr, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"readFileXattrs", nullptr, readFileXattrs, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"setFileTimes", nullptr, setFileTimes, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"makeSpecialFile", nullptr, makeSpecialFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"renameToNew", nullptr, renameToNew, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof calls / sizeof *calls, calls);
   return exports;

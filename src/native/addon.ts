@@ -80,6 +80,14 @@ export interface Addon {
   readDevice(fd: number, target: Uint8Array): number
   /** At once, on this thread, the parts (260 at most) as one message: 0, or errno. */
   writeDevice(fd: number, parts: readonly Uint8Array[]): number
+  /** Of what the path names itself, if it is a link too. 0, or -errno, as of all below. */
+  setFileXattr(path: Uint8Array, name: Uint8Array, value: Uint8Array): Promise<number>
+  /** Fills `target` with u32 length, name, u32 length, value of each. The bytes used, or -errno: -ERANGE where they do not fit. */
+  readFileXattrs(path: Uint8Array, target: Uint8Array): Promise<number>
+  /** Seconds i64, nanoseconds i64 of the last access, then of the last change. */
+  setFileTimes(path: Uint8Array, times: Uint8Array): Promise<number>
+  makeSpecialFile(path: Uint8Array, mode: number, major: number, minor: number): Promise<number>
+  renameToNew(from: Uint8Array, to: Uint8Array): Promise<number>
 }
 
 declare const watch: unique symbol
