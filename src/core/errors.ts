@@ -79,6 +79,11 @@ export type ErrorCode =
   | 'nbd-protocol'
   | 'nbd-refused'
   | 'nbd-io'
+  // the mount
+  | 'mount-point'
+  | 'fuse-unavailable'
+  | 'fuse-failed'
+  | 'too-many-open'
   | 'interrupted'
   | 'internal'
 

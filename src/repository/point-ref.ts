@@ -21,7 +21,7 @@ export interface PointReference {
 }
 
 const REFERENCE =
-  /^(?<vm>.+?)@(?:(?<latest>latest)|(?<id>[0-9a-f]{1,16})|(?<date>\d{4}-\d\d-\d\d)(?:[T ](?<clock>\d\d:\d\d(?::\d\d(?:\.\d{1,3})?)?))?(?<zone>Z|[+-]\d\d:\d\d)?)(?:~(?<back>\d{1,6}))?(?:\/(?<disk>.+?))?(?::(?<path>\/.*))?$/su
+  /^(?<vm>.+?)@(?:(?<latest>latest)|(?<id>[0-9a-f]{1,16})|(?<date>\d{4}-\d\d-\d\d)(?:[T ](?<clock>\d\d:\d\d(?::\d\d(?:\.\d{1,3})?)?))?(?<zone>Z|[+-]\d\d:\d\d)?(?:(?<=Z)-(?<exact>[0-9a-f]{16}))?)(?:~(?<back>\d{1,6}))?(?:\/(?<disk>.+?))?(?::(?<path>\/.*))?$/su
 
 /** `zone`: of times that name none, an IANA name. Throws 'usage'. */
 export function parsePointReference(text: string, { zone = 'UTC' }: { zone?: string } = {}): PointReference {
@@ -30,7 +30,8 @@ export function parsePointReference(text: string, { zone = 'UTC' }: { zone?: str
     throw new LifeboatError('usage', `'${text}' names no point`, {
       hint: 'Write VM@latest, VM@latest~1, VM@ID (or its first letters) or VM@2026-11-21T10:00, then perhaps /DISK or :/path.',
     })
-  const { vm = '', latest, id, back, disk, path } = found
+  // The mount names points of one second by both.
+  const { vm = '', latest, exact, id = exact, back, disk, path } = found
   return {
     vm,
     at: latest
