@@ -514,6 +514,12 @@ export const limits = {
   fuseLiveSeconds: 1,
   /** Between a signal to somebody who waits for the mount and EINTR for him: a store's answer comes in less, a person waits for it. */
   fuseInterruptMs: 1_000,
+  /** fusermount3 and the kernel's first request take some milliseconds. */
+  fuseMountMs: 30_000,
+  /** From an unmount to the kernel's word that nothing of it is left. */
+  fuseUnmountMs: 2_000,
+  /** As large as one read is. */
+  fuseReadAheadBytes: 1 * MiB,
   /** Requests that are taken up before what has come meanwhile from elsewhere has its turn. */
   fuseRequestsPerTurn: 32,
 } as const

@@ -1,0 +1,77 @@
+/** Requests that wait for a tree. Each is answered once: by its work, or as interrupted; what comes after that is undone. */
+import type { Clock } from '../core/clock.ts'
+import { limits } from '../core/limits.ts'
+import { E } from './errno.ts'
+
+/** What work has brought: told to the kernel, or given back where nobody waits any more. */
+export interface Answer {
+  /** Replies; false where nobody has got it. */
+  tell(): boolean
+  undo?(): void
+}
+
+interface Pending {
+  readonly controller: AbortController
+  interrupted: boolean
+}
+
+export class RequestsInFlight {
+  readonly #pending = new Map<number, Pending>()
+  readonly #stopped = new AbortController()
+  readonly #clock: Clock
+  readonly #refuse: (unique: number, errno: number) => void
+
+  constructor(clock: Clock, refuse: (unique: number, errno: number) => void) {
+    this.#clock = clock
+    this.#refuse = refuse
+  }
+
+  /** Runs what waits. Its owner is this object, whose stop ends it; its failure goes to `failed`, which replies. */
+  launch(unique: number, work: (signal: AbortSignal) => Promise<Answer>, failed: (error: unknown) => void): void {
+    const pending = { controller: new AbortController(), interrupted: false }
+    this.#pending.set(unique, pending)
+    void this.#settle(unique, pending.controller.signal, work, failed)
+  }
+
+  async #settle(
+    unique: number,
+    signal: AbortSignal,
+    work: (signal: AbortSignal) => Promise<Answer>,
+    failed: (error: unknown) => void,
+  ): Promise<void> {
+    try {
+      const answer = await work(signal)
+      // The number of a request is used once, so that it is this one or none.
+      if (!this.#pending.delete(unique) || !answer.tell()) answer.undo?.()
+    } catch (error) {
+      if (this.#pending.delete(unique)) failed(error)
+    }
+  }
+
+  /**
+   * Somebody who waits has got a signal, perhaps a deadly one: the kernel does not say, and lets nobody go before it has an answer.
+   * Many programs take signals all the time and would never get anywhere, so that the work has a moment to end by itself.
+   */
+  interrupt(unique: number): void {
+    const pending = this.#pending.get(unique)
+    if (pending === undefined || pending.interrupted) return
+    pending.interrupted = true
+    void this.#endInterrupted(unique, pending)
+  }
+
+  async #endInterrupted(unique: number, { controller }: Pending): Promise<void> {
+    const { signal } = this.#stopped
+    await this.#clock.sleep(limits.fuseInterruptMs, { signal }).catch(() => {})
+    if (!this.#pending.delete(unique)) return
+    this.#refuse(unique, E.EINTR)
+    controller.abort(new DOMException('interrupted by its caller', 'AbortError'))
+  }
+
+  /** Nothing is answered any more. */
+  stop(): void {
+    this.#stopped.abort()
+    const pending = [...this.#pending.values()]
+    this.#pending.clear()
+    for (const { controller } of pending) controller.abort(new DOMException('the mount has ended', 'AbortError'))
+  }
+}
