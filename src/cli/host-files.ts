@@ -3,8 +3,12 @@ import { constants } from 'node:fs'
 import { mkdir, open } from 'node:fs/promises'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 
-/** At most `max` bytes of text. A pipe is not waited for, a device without end is not read to its end. */
-export async function readSmallFile(path: string, max: number): Promise<string> {
+/** At most `max` bytes of text. */
+export const readSmallFile = async (path: string, max: number): Promise<string> =>
+  (await readSmallBytes(path, max)).toString('utf8')
+
+/** At most `max` bytes. A pipe is not waited for, a device without end is not read to its end. */
+export async function readSmallBytes(path: string, max: number): Promise<Buffer> {
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     if (!(await file.stat()).isFile()) throw new Error('it is no regular file')
@@ -13,7 +17,7 @@ export async function readSmallFile(path: string, max: number): Promise<string> 
     for (let read = -1; read !== 0 && length <= max; length += read)
       read = (await file.read(bytes, length, bytes.length - length)).bytesRead
     if (length > max) throw new Error(`it has more than ${max} bytes`)
-    return bytes.toString('utf8', 0, length)
+    return bytes.subarray(0, length)
   } finally {
     await file.close()
   }

@@ -7,6 +7,7 @@ import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { Random } from '../core/random.ts'
 import type { Credential } from '../crypto/keys.ts'
+import type { OpenGuest } from '../guest/guest-filesystems.ts'
 import type { OpenedRepository as Repository } from '../repository/open.ts'
 import type { RecordCache } from '../repository/record-cache.ts'
 import type { Meter } from '../storage/metered.ts'
@@ -31,6 +32,8 @@ export interface Surroundings {
   readonly signal: AbortSignal
   /** The host is going down, so that what runs is to run again afterwards. */
   readonly isHostStopping?: () => Promise<boolean>
+  /** Who parses the filesystems of guests; the programs of this host unless others are brought along. */
+  readonly guests?: { readonly reader?: OpenGuest; readonly appliance?: OpenGuest }
 }
 
 export interface GlobalFlags {

@@ -1,8 +1,7 @@
 import { LifeboatError } from '../core/errors.ts'
 import { readAuditLog } from '../maintenance/audit-log.ts'
-import { hostZone, instantIn } from '../repository/local-time.ts'
 import { exitCode } from './exit-code.ts'
-import { parseDurationMs } from './units.ts'
+import { parseSince } from './since.ts'
 import { verb } from './verb.ts'
 
 interface Flags {
@@ -23,7 +22,7 @@ export const logCommand = verb<Flags>({
     const { output, signal, surroundings } = invocation
     const bounds = {
       limit: parseLimit(limit),
-      since: since === undefined ? undefined : parseSince(since, surroundings.clock.now()),
+      since: since === undefined ? undefined : parseSince(since, surroundings.clock.now(), '--since'),
     }
     await using opened = await invocation.openRepository()
     const { entries, damaged, earlier } = await readAuditLog(opened.repository.reading, { ...bounds, signal })
@@ -46,16 +45,4 @@ function parseLimit(text: string): number {
   throw new LifeboatError('usage', `--limit '${text.slice(0, 40)}' is no number of entries`, {
     hint: 'for example --limit 20',
   })
-}
-
-function parseSince(text: string, now: Date): Date {
-  const civil = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?))?(Z)?$/.exec(text)
-  if (!civil) return new Date(now.getTime() - parseDurationMs(text, '--since'))
-  const [, date = '', clock = '00:00', utc] = civil
-  const fields = new Date(`${date}T${clock}Z`)
-  if (Number.isNaN(fields.getTime()) || !fields.toISOString().startsWith(date))
-    throw new LifeboatError('usage', `--since '${text}' names a time that does not exist`, {
-      hint: 'write it as 2026-11-21T10:00',
-    })
-  return utc ? fields : instantIn(hostZone(), fields)
 }

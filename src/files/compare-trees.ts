@@ -1,9 +1,10 @@
 /** What differs between two trees, from their attributes, and from their contents where that is asked for. */
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { ahead } from './ahead.ts'
 import type { Attributes, DirectoryNode, FileNode, SymlinkNode, TreeNode } from './file-tree.ts'
+import { isOfOneFile } from './problems.ts'
 
 export type Difference = 'kind' | 'size' | 'modified' | 'mode' | 'owner' | 'target' | 'device' | 'xattrs' | 'contents'
 
@@ -16,7 +17,7 @@ export interface TreeChange {
   readonly after?: TreeNode
   /** Of 'changed': at least one. Of a directory its own, not what is in it. */
   readonly what: readonly Difference[]
-  readonly problem?: LifeboatError
+  readonly problem?: Error
 }
 
 export interface CompareOptions extends AbortOptions {
@@ -54,7 +55,7 @@ async function looked(pair: Pair, options: CompareOptions): Promise<Looked> {
     const [change, inside] = await Promise.all([changeOf(pair, options), pairsIn(pair, options)])
     return { change, inside }
   } catch (problem) {
-    if (!isLifeboatError(problem, 'guest-filesystem')) throw problem
+    if (!isOfOneFile(problem) || !(problem instanceof Error)) throw problem
     const { path, before, after } = pair
     return { change: { change: 'unread', path, before, after, what: [], problem }, inside: [] }
   }

@@ -23,7 +23,7 @@ export interface ExportRequest extends AbortOptions {
   /** Shared by all exports of the process. */
   readonly cache: ChunkCache
   /** 'session' pins never expire. `pinId` is that of a session that resumes, `newPinId` the id of one that is put. */
-  readonly pin?: 'export' | 'session'
+  readonly pin?: 'export' | 'session' | 'mount' | 'restore'
   readonly pinId?: string
   readonly newPinId?: string
   /** Points that clients may ask differences to. */

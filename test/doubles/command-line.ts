@@ -5,6 +5,7 @@ import { lstat, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { Writable } from 'node:stream'
+import type { Surroundings } from '../../src/cli/invocation.ts'
 import { run } from '../../src/cli/main.ts'
 import { type Clock, systemClock } from '../../src/core/clock.ts'
 import { systemRandom } from '../../src/core/random.ts'
@@ -34,9 +35,15 @@ export interface CommandLine extends AsyncDisposable {
   at(...parts: string[]): string
 }
 
+export interface CommandLineOptions {
+  readonly clock?: Clock
+  readonly terminal?: boolean
+  readonly guests?: Surroundings['guests']
+}
+
 export function commandLine(
   environment: Record<string, string | undefined> = {},
-  { clock = systemClock, terminal = false }: { clock?: Clock; terminal?: boolean } = {},
+  { clock = systemClock, terminal = false, guests }: CommandLineOptions = {},
 ): CommandLine {
   const dir = mkdtempSync(path.join(tmpdir(), 'lifeboat-cli-'))
   const own = { HOME: dir, LIFEBOAT_STATE_DIR: path.join(dir, 'state'), ...environment }
@@ -49,6 +56,7 @@ export function commandLine(
       stderr: stderr.stream,
       clock,
       random: systemRandom,
+      guests,
       signal: signal ?? new AbortController().signal,
     })
     return { code, stdout: stdout.text(), stderr: stderr.text() }
