@@ -4,12 +4,20 @@ import { packagedNode } from './npm-packages.mjs'
 import { runCommand } from './run-command.mjs'
 import { SetupError, say } from './say.mjs'
 
-/** The build script does nothing when build/lifeboat.node is newer than its sources. */
+/** What native/ becomes. The build scripts do nothing where their outputs are newer than their sources. */
+const SCRIPTS = ['build-addon.mjs', 'build-guest-programs.mjs']
+
 export async function buildAddon(root) {
-  const script = join(root, 'scripts', 'build-addon.mjs')
-  if (!existsSync(script)) return
   const slow = setTimeout(() => say('compiling the native addon (up to a minute)'), 2000)
+  try {
+    for (const name of SCRIPTS) await build(root, join(root, 'scripts', name))
+  } finally {
+    clearTimeout(slow)
+  }
+}
+
+async function build(root, script) {
+  if (!existsSync(script)) return
   const { code, output } = await runCommand(packagedNode(root), [script], { cwd: root })
-  clearTimeout(slow)
   if (code !== 0) throw new SetupError(`The native addon did not compile:\n\n${output.trim()}`)
 }
