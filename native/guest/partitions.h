@@ -1,0 +1,28 @@
+// The partition table of a disk: GPT, MBR with its logical partitions, or none.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "blocks.h"
+
+struct Partition {
+  // As the table counts them, from 1.
+  uint32_t number;
+  uint64_t offset;
+  uint64_t size;
+  // Of an MBR, else 0.
+  uint8_t type;
+  // Its table lets it end behind the disk.
+  bool isCut;
+};
+
+enum class Table { none, mbr, gpt };
+
+struct Partitions {
+  Table table = Table::none;
+  std::vector<Partition> all;
+};
+
+// Throws where the disk cannot be read.
+Partitions readPartitions(const Slice& disk);

@@ -1,0 +1,302 @@
+// The reader: parses ext2, ext3, ext4, NTFS, FAT and exFAT of a point's disks in a process that can do nothing else, and speaks
+// docs/guest-protocol.md.
+//
+//   reader MEMORY-BYTES CPU-SECONDS COMPUTE-MS SIZE:NAME...     descriptor 3: the protocol, 4: the blocks of the disks
+#include <malloc.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "blocks.h"
+#include "directories.h"
+#include "filesystem.h"
+#include "sandbox.h"
+#include "server.h"
+#include "stopwatch.h"
+#include "volumes.h"
+
+namespace {
+
+using namespace guest;
+
+constexpr int kProtocol = 3;
+constexpr int kBlocks = 4;
+// As many reads of a slow store under way; each has its own view of each filesystem.
+constexpr unsigned kThreads = 4;
+// Filesystems that one thread has open.
+constexpr size_t kOpenMax = 8;
+
+struct Node {
+  uint32_t volume;
+  uint64_t inode;
+
+  std::string bytes() const {
+    std::string result(12, '\0');
+    memcpy(&result[0], &volume, 4);
+    memcpy(&result[4], &inode, 8);
+    return result;
+  }
+
+  static Node of(Bytes bytes) {
+    Node node;
+    if (bytes.length != 12) throw Trouble(EINVAL, "a node that was never given out");
+    memcpy(&node.volume, bytes.data, 4);
+    memcpy(&node.inode, bytes.data + 4, 8);
+    return node;
+  }
+};
+
+class Reader final : public Server {
+ public:
+  Reader(Blocks& blocks, const Cage& cage) : blocks_(blocks), cage_(cage) {}
+
+  const char* kind() const override { return "reader"; }
+
+  Failure volumes(std::string& json) override {
+    return guarded([&] { json = volumesAsJson(*found()); });
+  }
+
+  Failure unlock(const std::string&, Bytes) override { return {EOPNOTSUPP, "the reader opens nothing that is encrypted"}; }
+
+  Failure root(const std::string& name, Found& result) override {
+    return guarded([&] {
+      const Node node = rootOf(name);
+      directories_.isIn(node.volume, node.inode, node.inode);
+      result = {node.bytes(), open(node.volume).attributes(node.inode)};
+    });
+  }
+
+  Failure lookup(Bytes directory, Bytes name, Found& result) override {
+    return guarded([&] {
+      const Node parent = Node::of(directory);
+      const auto names = directoryOf(parent);
+      const uint64_t inode = names->find({reinterpret_cast<const char*>(name.data), name.length});
+      // What could not be looked for is not absent.
+      if (inode == 0 && names->error != 0) throw Trouble(names->error, names->trouble);
+      if (inode == 0) throw Trouble(ENOENT, "there is no such name");
+      const Attributes attributes = open(parent.volume).attributes(inode);
+      if (!isSafe(parent, inode, attributes)) throw Trouble(EIO, "a directory that is inside of itself or in two others");
+      result = {Node{parent.volume, inode}.bytes(), attributes};
+    });
+  }
+
+  Failure list(Bytes directory, uint64_t position, Listing& listing) override {
+    return guarded([&] {
+      const Node parent = Node::of(directory);
+      const auto names = directoryOf(parent);
+      Filesystem& filesystem = open(parent.volume);
+      uint64_t at = position;
+      for (; at < names->count(); at++) {
+        const Node child{parent.volume, names->inode(at)};
+        const std::string_view name = names->name(at);
+        const Attributes attributes = attributesOrDamaged(filesystem, parent, child.inode);
+        if (!listing.entry({reinterpret_cast<const uint8_t*>(name.data()), name.size()}, bytesOf(child.bytes()), attributes)) break;
+      }
+      const bool isDone = at >= names->count();
+      if (isDone && names->error == 0) return;
+      // What is damaged is told in a page of its own, behind all that could be read.
+      if (position >= names->count()) throw Trouble(names->error, names->trouble);
+      listing.goesOn(at);
+    });
+  }
+
+  Failure readLink(Bytes bytes, std::string& target) override {
+    return guarded([&] {
+      const Node node = Node::of(bytes);
+      target = open(node.volume).readLink(node.inode);
+    });
+  }
+
+  Failure xattrs(Bytes bytes, uint32_t first, Xattrs& result) override {
+    return guarded([&] {
+      const Node node = Node::of(bytes);
+      const auto all = open(node.volume).xattrs(node.inode);
+      for (uint32_t i = first; i < all.size(); i++) {
+        if (result.xattr(bytesOf(all[i].first), bytesOf(all[i].second))) continue;
+        if (i == first) throw Trouble(E2BIG, "an extended attribute that is too large");
+        result.goesOn(i);
+        return;
+      }
+    });
+  }
+
+  Failure read(Bytes bytes, uint64_t offset, uint8_t* target, size_t& length) override {
+    return guarded([&] {
+      const Node node = Node::of(bytes);
+      Filesystem& filesystem = open(node.volume);
+      length = clipped(filesystem, node.inode, offset, length);
+      if (length > 0) readFile(filesystem, node, offset, target, length);
+    });
+  }
+
+  Failure extents(Bytes bytes, uint64_t offset, uint64_t length, Extents& result) override {
+    return guarded([&] {
+      const Node node = Node::of(bytes);
+      Filesystem& filesystem = open(node.volume);
+      length = clipped(filesystem, node.inode, offset, length);
+      std::vector<Run> runs;
+      if (!filesystem.runs(node.inode, offset, length, runs)) {
+        result.extent(length, ExtentKind::data);
+        return;
+      }
+      for (size_t i = 0; i < runs.size();) {
+        const bool isHole = runs[i].isHole;
+        uint64_t joined = 0;
+        for (; i < runs.size() && runs[i].isHole == isHole; i++) joined += runs[i].length;
+        if (!result.extent(joined, isHole ? ExtentKind::hole : ExtentKind::data)) return;
+      }
+    });
+  }
+
+  Failure statfs(const std::string& name, Statfs& result) override {
+    return guarded([&] { result = open(rootOf(name).volume).statfs(); });
+  }
+
+ private:
+  using Volumes = std::vector<Volume>;
+
+  // Nothing that is thrown leaves, and the cage is closed before the first byte of a disk is looked at: by then all threads run.
+  template <typename Work>
+  Failure guarded(Work work) {
+    std::call_once(caged_, [this] { closeCage(cage_); });
+    const Computing computing;
+    try {
+      work();
+      return {};
+    } catch (const Trouble& trouble) {
+      return {trouble.error, trouble.what()};
+    } catch (const std::bad_alloc&) {
+      return {ENOMEM, "it takes more memory than the reader may have"};
+    } catch (const std::exception& error) {
+      return {EIO, error.what()};
+    }
+  }
+
+  std::shared_ptr<const Volumes> found() {
+    std::lock_guard<std::mutex> guard(finding_);
+    if (!volumes_) volumes_ = std::make_shared<Volumes>(findVolumes(blocks_));
+    return volumes_;
+  }
+
+  Node rootOf(const std::string& name) {
+    const auto all = found();
+    for (uint32_t i = 0; i < all->size(); i++) {
+      if ((*all)[i].name != name) continue;
+      if ((*all)[i].state != "readable") throw Trouble(EOPNOTSUPP, (*all)[i].probed.reason);
+      return {i, open(i).root()};
+    }
+    throw Trouble(ENOENT, "there is no such volume");
+  }
+
+  // Of the calling thread: neither library may be used by two at once.
+  Filesystem& open(uint32_t index) {
+    struct Open {
+      uint32_t volume;
+      std::unique_ptr<Filesystem> filesystem;
+    };
+    thread_local std::list<Open> opened;
+    for (auto at = opened.begin(); at != opened.end(); ++at) {
+      if (at->volume != index) continue;
+      opened.splice(opened.begin(), opened, at);
+      return *opened.front().filesystem;
+    }
+    const auto all = found();
+    if (index >= all->size()) throw Trouble(EINVAL, "a node that was never given out");
+    auto filesystem = openVolume((*all)[index]);
+    if (opened.size() >= kOpenMax) opened.pop_back();
+    opened.push_front({index, std::move(filesystem)});
+    return *opened.front().filesystem;
+  }
+
+  Directories::Shared directoryOf(const Node& node) {
+    return directories_.get(node.volume, node.inode, [&] { return open(node.volume).list(node.inode); });
+  }
+
+  bool isSafe(const Node& parent, uint64_t inode, const Attributes& attributes) {
+    return attributes.kind != Kind::directory || directories_.isIn(parent.volume, parent.inode, inode);
+  }
+
+  Attributes attributesOrDamaged(Filesystem& filesystem, const Node& parent, uint64_t inode) {
+    try {
+      const Attributes attributes = filesystem.attributes(inode);
+      if (isSafe(parent, inode, attributes)) return attributes;
+    } catch (const Trouble& trouble) {
+      if (trouble.error == ENOMEM) throw;
+    }
+    return {};
+  }
+
+  static uint64_t clipped(Filesystem& filesystem, uint64_t inode, uint64_t offset, uint64_t length) {
+    const Attributes attributes = filesystem.attributes(inode);
+    if (attributes.kind != Kind::file) throw Trouble(attributes.kind == Kind::directory ? EISDIR : EINVAL, "not a file");
+    return offset >= attributes.size ? 0 : std::min(length, attributes.size - offset);
+  }
+
+  void readFile(Filesystem& filesystem, const Node& node, uint64_t offset, uint8_t* target, size_t length) {
+    std::vector<Run> runs;
+    for (size_t done = 0; done < length;) {
+      runs.clear();
+      if (!filesystem.runs(node.inode, offset + done, length - done, runs)) {
+        filesystem.read(node.inode, offset + done, target + done, length - done);
+        return;
+      }
+      if (runs.empty()) throw Trouble(EIO, "its extents lead nowhere");
+      std::vector<Piece> pieces;
+      for (const Run& run : runs) {
+        if (run.isHole)
+          memset(target + done, 0, run.length);
+        else
+          pieces.push_back({run.at, static_cast<size_t>(run.length), target + done});
+        done += run.length;
+      }
+      checkRead((*found())[node.volume].slice.read(std::move(pieces)));
+    }
+  }
+
+  Blocks& blocks_;
+  const Cage cage_;
+  std::once_flag caged_;
+  std::mutex finding_;
+  std::shared_ptr<const Volumes> volumes_;
+  Directories directories_;
+};
+
+std::vector<Disk> disksOf(int count, char** arguments) {
+  std::vector<Disk> disks;
+  for (int i = 0; i < count; i++) {
+    char* name = nullptr;
+    const uint64_t size = strtoull(arguments[i], &name, 10);
+    if (*name != ':') _exit(64);
+    disks.push_back({name + 1, size});
+  }
+  return disks;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 4) {
+    dprintf(2, "reader MEMORY-BYTES CPU-SECONDS COMPUTE-MS SIZE:NAME...\n");
+    return 64;
+  }
+  const Cage cage{kBlocks + 1, strtoull(arguments[1], nullptr, 10), strtoull(arguments[2], nullptr, 10)};
+  const uint64_t computeMs = strtoull(arguments[3], nullptr, 10);
+  Blocks blocks(kBlocks, disksOf(count - 4, arguments + 4));
+  signal(SIGPIPE, SIG_IGN);
+  // An arena for each thread would take 64 MiB of address space each.
+  mallopt(M_ARENA_MAX, 2);
+  shedPrivileges(cage);
+  // Whoever computes with local times would look for the zone's file later, and die of it.
+  setenv("TZ", "UTC0", 1);
+  tzset();
+  std::thread([&] { blocks.receive(); }).detach();
+  std::thread([computeMs] { watchRequests(computeMs); }).detach();
+  Reader reader(blocks, cage);
+  _exit(serve(kProtocol, reader, kThreads) == 0 ? 0 : 74);
+}
