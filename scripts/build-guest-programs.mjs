@@ -1,7 +1,8 @@
 // Builds who parses guests' filesystems, from native/guest into build/: each a program of its own. The agent is static, since it
-// runs in an appliance without libraries.
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
+// runs in an appliance without libraries; the reader has its libraries in it, so that it starts at once and runs where they are not.
+// Where this host has not got them it is not built, and the appliance reads what the reader would.
+import { readdirSync, rmSync } from 'node:fs'
+import { isAbsolute, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { buildOnce, compiler, report, root, run } from './native-build.mjs'
 
@@ -11,8 +12,6 @@ const COMPILE = [
   '-std=c++17',
   '-O2',
   '-g1',
-  '-fno-exceptions',
-  '-fno-rtti',
   '-Wall',
   '-Wextra',
   '-Werror',
@@ -21,9 +20,35 @@ const COMPILE = [
   '-fstack-protector-strong',
 ]
 
-/** Sources without their ending, and how each is linked. */
+/** Sources without their ending, how each is compiled and linked, and the libraries without which it is left out. */
 const PROGRAMS = {
-  'lifeboat-agent': { sources: ['agent', 'mounted', 'paths', 'program', 'server'], link: ['-static', '-s'] },
+  'lifeboat-agent': {
+    sources: ['agent', 'mounted', 'paths', 'program', 'server'],
+    compile: ['-fno-exceptions', '-fno-rtti'],
+    link: ['-static', '-s'],
+    libraries: [],
+  },
+  'lifeboat-reader': {
+    sources: [
+      ...[
+        'reader',
+        'server',
+        'sandbox',
+        'stopwatch',
+        'blocks',
+        'directories',
+        'filesystem',
+        'partitions',
+        'probe',
+        'volumes',
+      ],
+      ...['ext', 'ext_channel', 'ext_runs', 'fat', 'exfat', 'fat_table', 'fat_times', 'fat_tree'],
+      ...['ntfs', 'ntfs_file', 'ntfs_index', 'ntfs_log', 'ntfs_reparse', 'tsk_image'],
+    ],
+    compile: ['-fPIE'],
+    link: ['-pie', '-s', '-pthread', '-static-libstdc++', '-static-libgcc', '-Wl,--gc-sections,-z,now,-z,relro'],
+    libraries: ['libext2fs.a', 'libcom_err.a', 'libtsk.a', 'libz.a'],
+  },
 }
 
 const MISSING =
@@ -37,21 +62,29 @@ export function buildGuestPrograms({ force = false } = {}) {
     .sort()
     .map(name => join(folder, name))
   const version = compilerSays(['-dumpfullversion', '-dumpversion'])
-  const built = Object.entries(PROGRAMS).map(([name, { sources, link }]) => {
+  const built = Object.entries(PROGRAMS).map(([name, { sources, compile, link, libraries }]) => {
+    const archives = libraries.map(library => compilerSays([`-print-file-name=${library}`]).trim())
+    if (!archives.every(archive => isAbsolute(archive))) {
+      for (const left of [name, `${name}.stamp`]) rmSync(join(root, 'build', left), { force: true })
+      return false
+    }
     const files = sources.map(source => join(folder, `${source}.cc`))
-    const flags = [...COMPILE, ...link]
+    const flags = [...COMPILE, ...compile, ...link]
     return buildOnce({
       name,
       stampName: `${name}.stamp`,
       words: [version, ...flags],
-      depends: [...files, ...headers],
+      depends: [...files, ...headers, ...archives],
       // It says in its greeting what it was built from.
       make: (fresh, stamp) =>
-        compilerSays([...COMPILE, `-DLIFEBOAT_BUILT="${stamp.slice(0, 16)}"`, '-o', fresh, ...files, ...link]),
+        compilerSays([
+          ...[...COMPILE, ...compile, `-DLIFEBOAT_BUILT="${stamp.slice(0, 16)}"`],
+          ...['-o', fresh, ...files, ...link, ...archives],
+        ]),
       force,
     })
   })
   return built.includes(true)
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) report('build/lifeboat-agent', buildGuestPrograms)
+if (process.argv[1] === fileURLToPath(import.meta.url)) report("who parses guests' filesystems", buildGuestPrograms)

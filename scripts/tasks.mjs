@@ -7,7 +7,14 @@
 export const PACKAGE_GROUPS = {
   addon: {
     why: 'to compile the native addon',
-    packages: { 'g++': '/usr/bin/g++', 'libzstd-dev': '/usr/include/zstd.h' },
+    packages: {
+      'g++': '/usr/bin/g++',
+      'libzstd-dev': '/usr/include/zstd.h',
+      'libext2fs-dev': '/usr/include/ext2fs/ext2fs.h',
+      'libtsk-dev': '/usr/include/tsk/libtsk.h',
+      'comerr-dev': '/usr/include/com_err.h',
+      'zlib1g-dev': '/usr/include/zlib.h',
+    },
   },
   guest: {
     why: 'to build and run the small virtual machine',
@@ -48,6 +55,21 @@ export const PACKAGE_GROUPS = {
     why: 'to build the Debian guest, and the NBD programs of a newer Debian to test against',
     packages: { mmdebstrap: '/usr/bin/mmdebstrap' },
   },
+  filesystems: {
+    why: 'to make the disks that guests have: every filesystem and volume layout',
+    packages: {
+      xfsprogs: '/sbin/mkfs.xfs',
+      'btrfs-progs': '/bin/btrfs',
+      'ntfs-3g': '/bin/ntfs-3g',
+      dosfstools: '/sbin/mkfs.vfat',
+      exfatprogs: '/sbin/mkfs.exfat',
+      xorriso: '/usr/bin/xorriso',
+      lvm2: '/sbin/lvm',
+      mdadm: '/sbin/mdadm',
+      'cryptsetup-bin': '/sbin/cryptsetup',
+      attr: '/usr/bin/setfattr',
+    },
+  },
   ceph: {
     why: 'to test against a real object store',
     packages: {
@@ -80,7 +102,7 @@ export const TASKS = {
   },
   'test:full': {
     says: 'run the slow tests',
-    groups: ['addon', 'guest', 'peers', 'uefi', 'debian', 'ceph'],
+    groups: ['addon', 'guest', 'peers', 'uefi', 'debian', 'filesystems', 'ceph'],
     addon: true,
     run: ['scripts/test.ts', 'full'],
   },
