@@ -1,7 +1,8 @@
 // The agent inside the appliance VM: serves docs/guest-protocol.md for volumes that the appliance's programs find, unlock and mount.
 //
-//   agent (--port DEVICE | --fd N) [--programs DIR] [--threads N]
+//   agent (--port DEVICE | --fd N) [--programs DIR] [--threads N] [--handles no]
 //
+// Without handles, files are found again by their names, as on filesystems that have none.
 // DIR (default /lifeboat) has `volumes` (prints JSON), `unlock NAME` (key on its input; 13: it does not fit) and `mount NAME` (prints the
 // path, on one line). Errors of theirs are told in the words of their standard error. /proc has to be mounted.
 #include <errno.h>
@@ -32,7 +33,7 @@ constexpr size_t kVolumesMax = 255;
 
 class Agent : public Server {
  public:
-  explicit Agent(std::string programs) : programs_(std::move(programs)) {}
+  Agent(std::string programs, bool mayUseHandles) : programs_(std::move(programs)), mayUseHandles_(mayUseHandles) {}
 
   const char* kind() const override { return "agent"; }
 
@@ -109,7 +110,7 @@ class Agent : public Server {
     std::string path;
     if (Failure failure = runAlone({"mount", volume}, {}, path)) return failure;
     while (!path.empty() && path.back() == '\n') path.pop_back();
-    auto fresh = std::make_unique<Mounted>(static_cast<uint8_t>(mounted_.size()));
+    auto fresh = std::make_unique<Mounted>(static_cast<uint8_t>(mounted_.size()), mayUseHandles_);
     if (Failure failure = fresh->open(path)) return failure;
     std::lock_guard<std::mutex> lock(mutex_);
     names_[volume] = mounted_.size();
@@ -139,6 +140,7 @@ class Agent : public Server {
   }
 
   const std::string programs_;
+  const bool mayUseHandles_;
   std::mutex running_, mutex_;
   std::map<std::string, size_t> names_;
   std::vector<std::unique_ptr<Mounted>> mounted_;
@@ -156,7 +158,7 @@ int openPort(const char* path) {
 }
 
 int usage() {
-  fprintf(stderr, "usage: agent (--port DEVICE | --fd N) [--programs DIR] [--threads N]\n");
+  fprintf(stderr, "usage: agent (--port DEVICE | --fd N) [--programs DIR] [--threads N] [--handles no]\n");
   return 2;
 }
 
@@ -165,6 +167,7 @@ int usage() {
 int main(int argc, char** argv) {
   const char *port = nullptr, *programs = "/lifeboat";
   int fd = -1;
+  bool mayUseHandles = true;
   unsigned threads = kThreads;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];
@@ -172,6 +175,7 @@ int main(int argc, char** argv) {
     else if (flag == "--fd") fd = atoi(argv[i + 1]);
     else if (flag == "--programs") programs = argv[i + 1];
     else if (flag == "--threads") threads = static_cast<unsigned>(atoi(argv[i + 1]));
+    else if (flag == "--handles") mayUseHandles = std::string(argv[i + 1]) != "no";
     else return usage();
   }
   if (argc % 2 == 0 || (port == nullptr) == (fd < 0) || threads > 64) return usage();
@@ -183,7 +187,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   fcntl(fd, F_SETFD, FD_CLOEXEC);
-  Agent agent(programs);
+  Agent agent(programs, mayUseHandles);
   const int error = serve(fd, agent, threads);
   if (error != 0) fprintf(stderr, "the connection ended: %s\n", strerror(error));
   return error == 0 ? 0 : 1;

@@ -156,7 +156,7 @@ Failure Mounted::open(const std::string& path) {
   std::string node;
   uint64_t tree = 0;
   Descriptor again;
-  handles_ = hasLastingHandles(static_cast<uint64_t>(figures.f_type)) && handleNode(root_.fd(), "", node, tree) &&
+  handles_ = handles_ && hasLastingHandles(static_cast<uint64_t>(figures.f_type)) && handleNode(root_.fd(), "", node, tree) &&
              openNode(bytesOf(node), O_PATH, again) == 0;
   return {};
 }

@@ -33,7 +33,7 @@ class Paths {
 class Mounted {
  public:
   /** `id` is the first byte of each node, so that it says whose it is. */
-  explicit Mounted(uint8_t id) : id_(id) {}
+  Mounted(uint8_t id, bool mayUseHandles) : id_(id), handles_(mayUseHandles) {}
   Failure open(const std::string& path);
 
   Failure root(Found& found);
@@ -57,7 +57,7 @@ class Mounted {
 
   const uint8_t id_;
   Descriptor root_;
-  bool handles_ = false;
+  bool handles_;
   uint64_t device_ = 0;
   uint64_t mount_ = 0;
   Paths paths_;

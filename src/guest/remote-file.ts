@@ -73,6 +73,7 @@ export class RemoteReader implements BlockReader {
     const end = offset + target.length
     if (!(offset >= 0 && end <= this.size)) throw new RangeError(`${offset}+${target.length} is outside ${this.size}`)
     if (this.#closed.signal.aborted) throw new LifeboatError('interrupted', 'the file was closed')
+    options.signal?.throwIfAborted()
     if (target.length === 0) return
     const pieces = this.#pieces
     this.#foresee(offset, end)

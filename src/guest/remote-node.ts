@@ -100,6 +100,7 @@ class RemoteDirectory extends Common implements DirectoryNode {
   }
 
   async *list(options: AbortOptions = {}): AsyncGenerator<readonly Entry[]> {
+    options.signal?.throwIfAborted()
     const known = this.volume.knownEntries(this.id)
     if (known) return yield Array.from(known, ([name, node]) => ({ name, node }))
     const listed = new Map<string, TreeNode>()

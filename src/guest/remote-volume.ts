@@ -66,6 +66,7 @@ export class RemoteVolume {
   }
 
   async lookup(directory: wire.RemoteNode, name: string, options: AbortOptions): Promise<TreeNode | undefined> {
+    options.signal?.throwIfAborted()
     if (!isName(name)) return undefined
     const known = this.kept.directories.get(this.#key(directory))
     if (known) return known.get(name)
