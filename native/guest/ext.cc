@@ -99,6 +99,14 @@ bool isXattr(const std::string& name) {
   return name == "system.posix_acl_access" || name == "system.posix_acl_default" || name == "system.richacl";
 }
 
+// libext2fs gives the entries of an access control list that name nobody the number 0; getxattr(2) says that they have none.
+void asTheKernel(std::string& list) {
+  for (size_t at = 4; at + 8 <= list.size(); at += 8) {
+    const uint16_t tag = u16At(&list[at]);
+    if (tag != 2 && tag != 8) list.replace(at + 4, 4, 4, '\xff');
+  }
+}
+
 class Ext final : public Filesystem {
  public:
   explicit Ext(const Slice& slice) : slice_(slice) {
@@ -188,6 +196,7 @@ class Ext final : public Filesystem {
       check(ext2fs_xattr_get(handle.get(), name.c_str(), &value, &length), name.c_str());
       const std::unique_ptr<void, Freed> freed(value);
       result.emplace_back(name, std::string(static_cast<const char*>(value), length));
+      if (name.rfind("system.posix_acl", 0) == 0) asTheKernel(result.back().second);
     }
     return result;
   }

@@ -484,6 +484,17 @@ export const limits = {
   /** What is read of files ahead of their readers, of one connection and of one reader. */
   guestReadAheadBytes: 24 * MiB,
   guestReadAheadPieces: 8,
+  /** Address space of the process that reads a guest's filesystems without a VM: 32 MiB of blocks, 64 of directories, the tables of large filesystems four times. */
+  guestReaderMemoryBytes: 768 * MiB,
+  /** Of a processor, in all: a mount that is listed all day takes minutes. */
+  guestReaderCpuSeconds: 3600,
+  /** Of one request, without what it waits for the disk: the largest directory takes a few seconds. */
+  guestReaderComputeMs: 30_000,
+  /** Reads of the disks for it: its four threads ask for a few MiB each. What waits is more than it ever asks for. */
+  guestReaderBlocksInFlight: 16,
+  guestReaderBlocksWaiting: 1024,
+  /** Processes that one guest may cost before it is given up. */
+  guestReaderStarts: 8,
 
   /** What a walk, a restore or a tar says of problems one by one; the rest is counted. */
   fileProblemsListed: 10_000,
@@ -522,4 +533,14 @@ export const limits = {
   fuseReadAheadBytes: 1 * MiB,
   /** Requests that are taken up before what has come meanwhile from elsewhere has its turn. */
   fuseRequestsPerTurn: 32,
+  /** Files of a restore or a tar under way at once; over a store each costs some round trips. A descriptor each. */
+  copyFilesInFlight: 32,
+  /** One read of contents, and how many of one file and of all: 32 MiB of memory. The protocol to a guest's reader gives a MiB at most. */
+  copyReadBytes: 1 * MiB,
+  copyReadsPerFile: 16,
+  copyReadsInFlight: 32,
+  /** Files up to here are read without asking where their holes are: that would cost as much. */
+  copySmallBytes: 64 * KiB,
+  /** Files with several names whose first name was made already, by their key: some 20 MiB. Others are looked for on the disk. */
+  linkedFilesRemembered: 100_000,
 } as const
