@@ -1,0 +1,255 @@
+/** One node that is no directory becomes a file of this host: made apart, with all its attributes, and only then given its name. */
+import { createHash } from 'node:crypto'
+import { type BigIntStats, constants } from 'node:fs'
+import { type FileHandle, link, lstat, open, readlink, rename, symlink, unlink } from 'node:fs/promises'
+import type { BlockReader } from '../block/block-device.ts'
+import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import { type AbortOptions, forEachLimited } from '../core/scope.ts'
+import { makeSpecial, renameToNew } from '../native/file-attributes.ts'
+import type { CopyCounts } from './copied.ts'
+import { dataExtents, piecesOf } from './data-extents.ts'
+import type { FileNode, SpecialNode, SymlinkNode, TreeNode } from './file-tree.ts'
+import { encodeName } from './name.ts'
+import { isRefusalOfOneFile, systemCode } from './output-errors.ts'
+import { isOfOneFile, type ProblemList } from './problems.ts'
+import type { ReadBuffers } from './read-buffers.ts'
+import { type AttributeRules, setAttributes } from './set-attributes.ts'
+import { pathIn, type Staging } from './staging.ts'
+
+const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
+
+/** One restore: where to, by which rules, and what it has done. */
+export interface Copying {
+  readonly staging: Staging
+  readonly rules: AttributeRules & { readonly devices: boolean }
+  readonly problems: ProblemList
+  readonly counts: { -readonly [K in keyof CopyCounts]: CopyCounts[K] }
+  readonly buffers: ReadBuffers
+  /** Files with several names, by their key in `links/`, whose first name is being made. */
+  readonly firstNames: Map<string, Promise<void>>
+  progress(): void
+}
+
+export interface Place {
+  readonly folder: FileHandle
+  /** Made by this run: what is in it already came under an equal name. */
+  readonly isFresh: boolean
+  readonly name: string
+  /** For people. */
+  readonly path: readonly string[]
+}
+
+type PlainNode = FileNode | SymlinkNode | SpecialNode
+
+/** What one file cannot be, is among the problems; what nothing could be any more (no space, the store away) is thrown. */
+export async function copyNode(copying: Copying, place: Place, node: PlainNode, options: AbortOptions): Promise<void> {
+  try {
+    if (node.kind === 'file' && node.attributes().links > 1) await copyLinked(copying, place, node, options)
+    else await copyAlone(copying, place, node, options)
+  } catch (error) {
+    tellOrThrow(copying, place.path, error)
+  }
+  copying.progress()
+}
+
+export function tellOrThrow({ problems }: Pick<Copying, 'problems'>, path: readonly string[], error: unknown): void {
+  const code = isLifeboatError(error) ? error.code : undefined
+  if (isOfOneFile(error)) problems.add(path, 'unreadable', messageOf(error), code)
+  else if (isRefusalOfOneFile(error)) problems.add(path, 'refused', `${systemCode(error)}`)
+  else if (error instanceof Refused) problems.add(path, 'refused', error.message)
+  else throw error
+}
+
+/** Of one node, for what it is. */
+class Refused extends Error {}
+
+async function copyAlone(copying: Copying, place: Place, node: PlainNode, options: AbortOptions): Promise<void> {
+  if (!place.isFresh && (await isThere(copying, place, node, options))) return
+  const part = await makePart(copying, place, node, options)
+  if (part === undefined) return
+  try {
+    await givePlace(part, place)
+  } catch (error) {
+    await unlink(part)
+    throw error
+  }
+  if (node.kind === 'file') copying.counts.files += 1
+  else copying.counts.others += 1
+}
+
+/** In `links/` it has a name of its own, under which also a later run finds it. */
+async function copyLinked(copying: Copying, place: Place, node: FileNode, options: AbortOptions): Promise<void> {
+  const { inode } = node.attributes()
+  const key = createHash('sha256').update(`${node.tree}\0${inode}`).digest('hex').slice(0, 40)
+  const first = pathIn(copying.staging.links, key)
+  const known = copying.firstNames.get(key)
+  const made = known ?? makeFirst(copying, place, node, first, options)
+  if (known === undefined) remember(copying.firstNames, key, made)
+  await made
+  try {
+    if (place.isFresh) await link(first, pathIn(place.folder, encodeName(place.name)))
+    else await replaceByLink(first, pathIn(place.folder, encodeName(place.name)))
+    if (known !== undefined) copying.counts.hardLinks += 1
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') throw collides()
+    copying.problems.add(place.path, 'not-set', `hard link, it is a copy: ${systemCode(error)}`)
+    await copyAlone(copying, place, node, options)
+  }
+}
+
+function remember(names: Map<string, Promise<void>>, key: string, made: Promise<void>): void {
+  // Each name that waits for it is told of what it lacks; later ones try again.
+  made.catch(() => names.delete(key))
+  names.set(key, made)
+  const oldest = names.keys().next().value
+  if (names.size > limits.linkedFilesRemembered && oldest !== undefined) names.delete(oldest)
+}
+
+async function makeFirst(copying: Copying, place: Place, node: FileNode, first: Buffer, options: AbortOptions) {
+  if (await isComplete(first, node, options)) {
+    await dress(copying, place, first, node, options)
+    copying.counts.resumed += 1
+    return
+  }
+  const part = await makePart(copying, place, node, options)
+  if (part === undefined) return
+  await rename(part, first)
+  copying.counts.files += 1
+}
+
+async function replaceByLink(first: Buffer, path: Buffer): Promise<void> {
+  await unlink(path).catch(error => {
+    if (systemCode(error) !== 'ENOENT') throw error
+  })
+  await link(first, path)
+}
+
+/** Of an earlier run, and complete. Its attributes are set again, so that what cannot be set is told again. */
+async function isThere(copying: Copying, place: Place, node: PlainNode, options: AbortOptions): Promise<boolean> {
+  const path = pathIn(place.folder, encodeName(place.name))
+  if (!(await isComplete(path, node, options))) return false
+  await dress(copying, place, path, node, options)
+  copying.counts.resumed += 1
+  return true
+}
+
+async function isComplete(path: Buffer, node: PlainNode, options: AbortOptions): Promise<boolean> {
+  const stat: BigIntStats | undefined = await lstat(path, { bigint: true }).catch(() => undefined)
+  if (node.kind === 'symlink' && stat?.isSymbolicLink())
+    return (await readlink(path, { encoding: 'buffer' })).equals(encodeName(await node.readLink(options)))
+  if (node.kind !== 'file' || !stat?.isFile()) return false
+  const { size, modifiedNs } = node.attributes()
+  return stat.size === BigInt(size) && stat.mtimeNs === modifiedNs
+}
+
+/** Undefined: left out, and told. */
+async function makePart(copying: Copying, place: Place, node: PlainNode, options: AbortOptions) {
+  const isDevice = node.kind === 'character-device' || node.kind === 'block-device'
+  if (isDevice && !copying.rules.devices) {
+    copying.problems.add(place.path, 'left-out', 'device node')
+    return undefined
+  }
+  const part = pathIn(copying.staging.parts, `${partNumber++}`)
+  try {
+    if (node.kind === 'file') await writeFile(copying, part, node, options)
+    else if (node.kind === 'symlink') await writeLink(part, await node.readLink(options))
+    else await makeSpecial(part, node.kind, deviceOf(node))
+    await dress(copying, place, part, node, options)
+    return part
+  } catch (error) {
+    await unlink(part).catch(() => {})
+    throw error
+  }
+}
+
+let partNumber = 0
+
+function deviceOf(node: SpecialNode) {
+  const { major = 0, minor = 0 } = node.attributes().device ?? {}
+  const fits = (number: number) => Number.isInteger(number) && number >= 0 && number < 2 ** 32
+  if (!fits(major) || !fits(minor)) throw new Refused(`there is no device ${major}:${minor}`)
+  return { major, minor }
+}
+
+async function writeLink(path: Buffer, target: string): Promise<void> {
+  if (target === '' || target.includes('\0')) throw new Refused('a link cannot lead there')
+  await symlink(encodeName(target), path)
+}
+
+async function dress(copying: Copying, place: Place, path: Buffer, node: TreeNode, options: AbortOptions) {
+  const report = (kind: 'left-out' | 'not-set', reason: string) => copying.problems.add(place.path, kind, reason)
+  await setAttributes(
+    path,
+    node.attributes(),
+    await readXattrs(copying, place.path, node, options),
+    copying.rules,
+    report,
+  )
+}
+
+export async function readXattrs(
+  { problems }: Pick<Copying, 'problems'>,
+  path: readonly string[],
+  node: TreeNode,
+  options: AbortOptions,
+): Promise<ReadonlyMap<string, Uint8Array>> {
+  try {
+    return await node.xattrs(options)
+  } catch (error) {
+    if (!isOfOneFile(error)) throw error
+    problems.add(path, 'not-set', `attributes: ${messageOf(error)}`, isLifeboatError(error) ? error.code : undefined)
+    return new Map()
+  }
+}
+
+/** A number that JavaScript counts with exactly; what a damaged or hostile disk says beyond that is no file. */
+export async function openContents(node: FileNode, options: AbortOptions): Promise<BlockReader> {
+  const { size } = node.attributes()
+  if (!Number.isSafeInteger(size) || size < 0)
+    throw new LifeboatError('guest-filesystem', `a file cannot have ${size} bytes`)
+  const reader = await node.open(options)
+  if (reader.size === size) return reader
+  await reader[Symbol.asyncDispose]()
+  throw new LifeboatError('guest-filesystem', `its size is ${size} bytes, its contents have ${reader.size}`)
+}
+
+async function writeFile(copying: Copying, path: Buffer, node: FileNode, options: AbortOptions): Promise<void> {
+  await using reader = await openContents(node, options)
+  await using file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+  // Asking for the holes of a small file would cost as much as reading it.
+  const isSmall = reader.size <= limits.copySmallBytes
+  if (!isSmall) await file.truncate(reader.size)
+  const data = isSmall ? [{ offset: 0, length: reader.size }] : dataExtents(reader, options)
+  await forEachLimited(
+    piecesOf(data, limits.copyReadBytes),
+    limits.copyReadsPerFile,
+    async ({ offset, length }, signal) => {
+      await copying.buffers.use(async buffer => {
+        const bytes = buffer.subarray(0, length)
+        await reader.readInto(bytes, offset, { signal })
+        for (let at = 0; at < length; ) at += (await file.write(bytes, at, length - at, offset + at)).bytesWritten
+      })
+      copying.counts.bytes += length
+      copying.progress()
+    },
+    options,
+  )
+}
+
+async function givePlace(part: Buffer, { folder, name, isFresh }: Place): Promise<void> {
+  const path = pathIn(folder, encodeName(name))
+  if (!isFresh) return rename(part, path)
+  try {
+    await renameToNew(part, path)
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') throw collides()
+    if (systemCode(error) !== 'EINVAL') throw error
+    // A filesystem that cannot tell. Nobody else is in this folder.
+    if ((await lstat(path).catch(() => undefined)) !== undefined) throw collides()
+    await rename(part, path)
+  }
+}
+
+const collides = (): Refused =>
+  new Refused('the target has this name already: names that differ there are the same here')

@@ -1,0 +1,106 @@
+/**
+ * Where files are restored before they appear in their target: a folder inside it that only its owner may enter, so that nobody
+ * else can put a link in the way, nothing half done is seen under its name, and an interrupted restore is gone on with.
+ *
+ *     TARGET/.lifeboat-get-<of what>/   tree/   what is complete, under its names
+ *                                       parts/  what is being written
+ *                                       links/  the first name of each file that has several
+ *                                       boot    the boot of this host that wrote all that
+ */
+import { createHash } from 'node:crypto'
+import { constants } from 'node:fs'
+import { type FileHandle, lstat, mkdir, open, readFile, rm, rmdir, writeFile } from 'node:fs/promises'
+import { LifeboatError } from '../core/errors.ts'
+import { loadAddon } from '../native/native.ts'
+import { outputError, systemCode } from './output-errors.ts'
+
+const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW } = constants
+
+/** The kernel's own way to openat(2): whatever happens to the folder's name meanwhile, this is below the folder itself. */
+export const pathIn = (folder: FileHandle, name: string | Uint8Array): Buffer =>
+  Buffer.concat([Buffer.from(`/proc/self/fd/${folder.fd}/`), Buffer.from(name as Uint8Array)])
+
+export const openFolder = (path: Buffer): Promise<FileHandle> => open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+
+export interface Staging extends AsyncDisposable {
+  readonly target: FileHandle
+  readonly tree: FileHandle
+  readonly parts: FileHandle
+  readonly links: FileHandle
+  /** There is something of an earlier run in it. */
+  readonly isResumed: boolean
+  /** Takes all of it away, before it is disposed of. */
+  remove(): Promise<void>
+}
+
+/** Makes the target if there is none. A link that is named as the target is its user's word, and followed. */
+export async function openStaging(target: string, resumeKey: string): Promise<Staging> {
+  await using opened = new AsyncDisposableStack()
+  try {
+    await mkdir(target, { recursive: true })
+    const folder = opened.use(await open(target, O_RDONLY | O_DIRECTORY))
+    const name = `.lifeboat-get-${createHash('sha256').update(resumeKey).digest('hex').slice(0, 16)}`
+    const path = pathIn(folder, name)
+    await makeFolder(path)
+    const own = opened.use(await openFolder(path))
+    await checkOwn(own, `${target}/${name}`)
+    const isResumed = await keepOrEmpty(own)
+    const parts = { tree: await below(own, 'tree'), parts: await below(own, 'parts'), links: await below(own, 'links') }
+    for (const handle of Object.values(parts)) opened.use(handle)
+    const owned = opened.move()
+    return {
+      target: folder,
+      ...parts,
+      isResumed,
+      async remove() {
+        for (const part of ['tree', 'parts', 'links', 'boot'])
+          await rm(pathIn(own, part), { recursive: true, force: true })
+        await rmdir(path)
+      },
+      [Symbol.asyncDispose]: () => owned.disposeAsync(),
+    }
+  } catch (error) {
+    throw outputError(error, target)
+  }
+}
+
+async function makeFolder(path: Buffer): Promise<void> {
+  await mkdir(path, { mode: 0o700 }).catch(error => {
+    if (systemCode(error) !== 'EEXIST') throw error
+  })
+}
+
+async function below(own: FileHandle, name: string): Promise<FileHandle> {
+  await makeFolder(pathIn(own, name))
+  return openFolder(pathIn(own, name))
+}
+
+/** Somebody else may have put it there, to have it filled with what only this user may read; or another run is at it. */
+async function checkOwn(own: FileHandle, shown: string): Promise<void> {
+  const { uid, mode } = await own.stat()
+  if (uid !== process.geteuid?.() || (mode & 0o077) !== 0)
+    throw new LifeboatError('output-failed', `${shown} is not ours alone`, {
+      details: { object: shown },
+      hint: 'Find out who made it, and remove it.',
+    })
+  if (loadAddon().lockFile(own.fd) !== 0)
+    throw new LifeboatError('output-failed', `Another run restores the same into ${shown}`, {
+      details: { object: shown },
+      hint: 'Wait until it has ended.',
+    })
+}
+
+/**
+ * Files of an earlier run count as complete by their size and times. After the host has crashed they prove nothing: contents
+ * may not have reached the disk although the inode has. Then all is done again.
+ */
+async function keepOrEmpty(own: FileHandle): Promise<boolean> {
+  const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
+  const file = pathIn(own, 'boot')
+  const before = await readFile(file, 'utf8').catch(() => undefined)
+  const kept = before === boot
+  for (const part of kept ? ['parts'] : ['parts', 'tree', 'links', 'boot'])
+    await rm(pathIn(own, part), { recursive: true, force: true })
+  if (!kept) await writeFile(file, boot, { mode: 0o600, flag: 'wx' })
+  return kept && (await lstat(pathIn(own, 'tree')).catch(() => undefined)) !== undefined
+}
