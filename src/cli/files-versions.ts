@@ -7,6 +7,7 @@ import { ahead } from '../files/ahead.ts'
 import type { FileNode, TreeNode } from '../files/file-tree.ts'
 import type { Manifest, PointSummary } from '../repository/repository.ts'
 import { type FileEntry, fileEntry } from './files-entry.ts'
+import { piecesInOrder } from './files-output.ts'
 import { parseVmPlace, type VmPlace } from './files-place.ts'
 import { FileProblems } from './files-problems.ts'
 import { diskMark } from './files-same.ts'
@@ -196,21 +197,9 @@ async function seenOf(path: string, node: TreeNode, content: boolean, options: A
   return { key: JSON.stringify([kind, size, modifiedAt, inode, target]), entry }
 }
 
-const PIECE = 1 << 20
-const READS_AHEAD = 4
-
 async function digestOf(node: FileNode, options: AbortOptions): Promise<string> {
   await using reader = await node.open(options)
   const hash = createHash('sha256')
-  const read = async (offset: number, signal: AbortSignal) => {
-    const piece = Buffer.allocUnsafe(Math.min(PIECE, reader.size - offset))
-    await reader.readInto(piece, offset, { signal })
-    return piece
-  }
-  for await (const piece of ahead(piecesOf(reader.size), READS_AHEAD, read, options)) hash.update(piece)
+  for await (const piece of piecesInOrder(reader, options)) hash.update(piece)
   return hash.digest('hex')
-}
-
-function* piecesOf(size: number): Generator<number> {
-  for (let offset = 0; offset < size; offset += PIECE) yield offset
 }

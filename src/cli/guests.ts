@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { GuestDisk } from '../guest/guest-filesystems.ts'
-import { type ChosenFilesystems, openGuest } from '../guest/open-guest.ts'
+import { type ChosenFilesystems, type OpenGuestRequest, openGuest } from '../guest/open-guest.ts'
 import { readSmallBytes } from './host-files.ts'
 import type { Invocation } from './invocation.ts'
 
@@ -46,6 +46,8 @@ async function keyIn(file: string): Promise<Uint8Array> {
   }
 }
 
-async function programsOf(_invocation: Invocation) {
-  return {}
+async function programsOf({ surroundings: { clock } }: Invocation): Promise<OpenGuestRequest> {
+  const { readerGuests } = await import('../guest/reader.ts')
+  let guests = 0
+  return { reader: readerGuests({ clock, treePrefix: () => `reader-${++guests}` }) }
 }

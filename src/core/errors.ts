@@ -125,9 +125,11 @@ const INTEGRITY: ReadonlySet<ErrorCode> = new Set([
   'migration-differs',
 ])
 
+export const isIntegrityCode = (code: ErrorCode): boolean => INTEGRITY.has(code)
+
 /** True where stored bytes are wrong, missing or nonsensical: fail closed, never retry past one refetch. */
 export const isIntegrityError = (error: unknown): error is LifeboatError =>
-  error instanceof LifeboatError && INTEGRITY.has(error.code)
+  error instanceof LifeboatError && isIntegrityCode(error.code)
 
 /** A sentence for logs and people from whatever was thrown. */
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
