@@ -39,13 +39,16 @@ export class RequestsInFlight {
     work: (signal: AbortSignal) => Promise<Answer>,
     failed: (error: unknown) => void,
   ): Promise<void> {
+    let answer: Answer | undefined
     try {
-      const answer = await work(signal)
+      answer = await work(signal)
       // The number of a request is used once, so that it is this one or none.
-      if (!this.#pending.delete(unique) || !answer.tell()) answer.undo?.()
+      if (this.#pending.has(unique) && answer.tell()) answer = undefined
     } catch (error) {
-      if (this.#pending.delete(unique)) failed(error)
+      if (this.#pending.has(unique)) failed(error)
     }
+    this.#pending.delete(unique)
+    answer?.undo?.()
   }
 
   /**
