@@ -14,6 +14,7 @@ export class DirectoryStream {
   #window: readonly Entry[] = []
   #first = DOTS
   #ended = false
+  #wasTold = false
   #turn: Promise<unknown> = Promise.resolve()
 
   constructor(node: DirectoryNode) {
@@ -44,9 +45,14 @@ export class DirectoryStream {
     await this.#restart()
   }
 
+  /** What is at hand was told to the kernel. */
+  told(): void {
+    this.#wasTold = true
+  }
+
   /** rewinddir(3) shows what has come since, where something may have. */
   #isStale(): boolean {
-    return !this.node.isFrozen && this.#iterator !== undefined
+    return !this.node.isFrozen && this.#wasTold
   }
 
   async #reach(position: number): Promise<void> {
@@ -75,6 +81,7 @@ export class DirectoryStream {
     this.#window = []
     this.#first = DOTS
     this.#ended = false
+    this.#wasTold = false
     await iterator?.return?.().catch(() => {})
   }
 }

@@ -64,6 +64,7 @@ export class OpenDirectories {
       at += this.#encodeName(at, name, entry.node, next + 1)
     }
     const told = this.#replies.body(unique, at - start)
+    stream.told()
     if (!told) for (const nodeId of held) this.#table.forget(nodeId, 1)
     return told
   }
