@@ -29,6 +29,7 @@ const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
   export: async () => (await import('./export.ts')).exportCommand,
   boot: async () => (await import('./boot.ts')).bootCommand,
   session: async () => (await import('./session.ts')).sessionCommand,
+  mount: async () => (await import('./mount.ts')).mountCommand,
   files: async () => (await import('./files.ts')).filesCommand,
   verify: async () => (await import('./verify.ts')).verifyCommand,
   forget: async () => (await import('./forget.ts')).forgetCommand,

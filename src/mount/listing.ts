@@ -82,10 +82,14 @@ export class PointListing implements AsyncDisposable {
     throw this.#failure
   }
 
+  /** Patience counts from when the store was asked, for a path is many looks. */
   async #patiently(asking: Promise<void>, { signal }: AbortOptions): Promise<void> {
+    const { clock } = this.#options
+    const leftMs = this.#askedAtMs + limits.mountListPatienceMs - clock.monotonicMs()
+    if (leftMs <= 0) return
     const done = new AbortController()
     const enough = signal ? AbortSignal.any([signal, done.signal]) : done.signal
-    const patience = this.#options.clock.sleep(limits.mountListPatienceMs, { signal: enough })
+    const patience = clock.sleep(leftMs, { signal: enough })
     patience.catch(() => {})
     try {
       await Promise.race([abortable(asking, { signal }), patience])
