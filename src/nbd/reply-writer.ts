@@ -5,7 +5,7 @@
 import { limits } from '../core/limits.ts'
 import type { ConnectionBytes } from './bytes-in-flight.ts'
 
-/** Output buffers, shared by a server's connections. */
+/** Output buffers, shared by a server's connections. A connection holds one while replies of it are on their way, or more where they are many. */
 export class BufferPool {
   readonly #free: OutputBuffer[] = []
 
@@ -88,7 +88,7 @@ export class ReplyWriter {
 
   /** Sends what was appended in this turn. */
   flush(): void {
-    this.#emit(true)
+    this.#emit(false)
     if (this.#corked) {
       this.#corked = false
       this.#socket.uncork()
@@ -110,19 +110,33 @@ export class ReplyWriter {
     if (out === undefined) return
     const segment = out.bytes.subarray(this.#start, this.#at)
     this.#start = this.#at
-    out.full = last
-    if (last) {
-      this.#out = undefined
-      this.#start = this.#at = 0
-    }
     if (segment.length > 0) {
       out.writes++
       this.#socket.write(segment, () => {
         out.writes--
-        if (out.full && out.writes === 0) this.#pool.give(out)
+        this.#giveBack(out)
         this.#done(segment.length)
       })
-    } else if (last && out.writes === 0) this.#pool.give(out)
+    }
+    if (last) this.#retire(out)
+  }
+
+  /** What comes next goes to another one. */
+  #retire(out: OutputBuffer): void {
+    out.full = true
+    this.#out = undefined
+    this.#start = this.#at = 0
+    this.#giveBack(out)
+  }
+
+  /**
+   * The next turn goes on in the same buffer: a slow client's replies of a hundred turns are on their way at once, and a buffer for
+   * each of them would be new memory for each, which V8 answers with full collections. Without replies nobody keeps one.
+   */
+  #giveBack(out: OutputBuffer): void {
+    if (out.writes > 0) return
+    if (out.full) this.#pool.give(out)
+    else if (this.#start === this.#at) this.#retire(out)
   }
 
   #charge(length: number): void {
