@@ -543,4 +543,8 @@ export const limits = {
   copySmallBytes: 64 * KiB,
   /** Files with several names whose first name was made already, by their key: some 20 MiB. Others are looked for on the disk. */
   linkedFilesRemembered: 100_000,
+  /** Pieces of data between the holes of one file in a tar: a map of 20 MiB. */
+  tarPiecesMax: 2 ** 20,
+  /** Headers and small files of a tar that go out as one write. */
+  tarWriteBytes: 256 * KiB,
 } as const

@@ -5,7 +5,7 @@
 import { chmod, lchown } from 'node:fs/promises'
 import { setTimes, setXattr } from '../native/file-attributes.ts'
 import type { Attributes } from './file-tree.ts'
-import { encodeName } from './name.ts'
+import { encodeName, NAME_BYTES_MAX } from './name.ts'
 import { systemCode } from './output-errors.ts'
 import type { ProblemKind } from './problems.ts'
 
@@ -44,18 +44,32 @@ export async function setAttributes(
     }
   }
   const isOwned = await setOwner(path, attributes, attempt, report)
+  const given = attributesToGive(attributes, xattrs, rules, isOwned, report)
+  for (const [name, value] of given.xattrs)
+    await attempt(`attribute ${name}`, () => setXattr(path, encodeName(name), value))
+  if (attributes.kind !== 'symlink') await attempt('permissions', () => chmod(path, given.mode))
+  await attempt('times', () => setTimes(path, attributes.accessedNs, attributes.modifiedNs))
+}
+
+/** What of a node's mode and extended attributes a copy gets, as the rules are. */
+export function attributesToGive(
+  attributes: Attributes,
+  xattrs: ReadonlyMap<string, Uint8Array>,
+  rules: AttributeRules,
+  isOwned: boolean,
+  report: Report,
+): { readonly mode: number; readonly xattrs: ReadonlyMap<string, Uint8Array> } {
+  const given = new Map<string, Uint8Array>()
   for (const [name, value] of xattrs) {
     if (name === CAPABILITY && !rules.setuid) report('left-out', 'capabilities')
-    else if (name === CAPABILITY && !isOwned) report('not-set', `capabilities of a file that is not its owner's`)
-    else if (!XATTR.test(name) || name.includes('\0')) report('not-set', `attribute ${name.slice(0, 255)}`)
-    else await attempt(`attribute ${name.slice(0, 255)}`, () => setXattr(path, encodeName(name), value))
+    else if (name === CAPABILITY && !isOwned) report('not-set', "capabilities of a file that is not its owner's")
+    else if (!XATTR.test(name) || name.includes('\0') || name.length > NAME_BYTES_MAX)
+      report('not-set', `attribute ${name.slice(0, NAME_BYTES_MAX)}`)
+    else given.set(name, value)
   }
-  if (attributes.kind !== 'symlink') {
-    const { mode, withheld } = modeOf(attributes, isOwned, rules)
-    if (withheld !== undefined) report(...withheld)
-    await attempt('permissions', () => chmod(path, mode))
-  }
-  await attempt('times', () => setTimes(path, attributes.accessedNs, attributes.modifiedNs))
+  const { mode, withheld } = modeOf(attributes, isOwned, rules)
+  if (withheld !== undefined) report(...withheld)
+  return { mode, xattrs: given }
 }
 
 async function setOwner(
