@@ -43,7 +43,7 @@ const PROGRAMS = {
         'volumes',
       ],
       ...['ext', 'ext_channel', 'ext_runs', 'fat', 'exfat', 'fat_table', 'fat_times', 'fat_tree'],
-      ...['ntfs', 'ntfs_file', 'ntfs_index', 'ntfs_log', 'ntfs_reparse', 'tsk_image'],
+      ...['ntfs', 'ntfs_file', 'ntfs_index', 'ntfs_interix', 'ntfs_log', 'ntfs_reparse', 'tsk_image'],
     ],
     compile: ['-fPIE'],
     link: ['-pie', '-s', '-pthread', '-static-libstdc++', '-static-libgcc', '-Wl,--gc-sections,-z,now,-z,relro'],

@@ -6,6 +6,7 @@
 
 #include "ntfs_file.h"
 #include "ntfs_index.h"
+#include "ntfs_interix.h"
 #include "ntfs_log.h"
 #include "ntfs_reparse.h"
 #include "numbers.h"
@@ -21,6 +22,8 @@ const uint32_t kStandard = 0x10, kFileName = 0x30, kVolumeName = 0x60, kVolumeIn
 const uint64_t kLogFile = 2, kVolume = 3, kRoot = 5;
 // Below it lie the records of the filesystem itself.
 const uint64_t kFirstOfUsers = 24;
+// Of the attributes of DOS.
+const uint32_t kSystem = 4;
 const char kIndex[] = "$I30";
 const size_t kSmall = 64 * 1024;
 const uint64_t kIndexMax = 1ull << 30;
@@ -47,6 +50,10 @@ class Ntfs final : public Filesystem {
     const NtfsFile& file = fileOf(number);
     Attributes result;
     result.inode = number;
+    const TSK_FS_ATTR* standard = file.attribute(kStandard, "");
+    if (!standard) throw Trouble(EIO, "its record has no times");
+    const auto times = NtfsFile::contents(standard, kSmall);
+    if (times.size() < 36) throw Trouble(EIO, "its record has no times");
     const Reparse reparse = reparseOf(file);
     const bool isLink = reparse.kind == Reparse::Kind::link;
     result.kind = isLink ? Kind::symlink : file.isDirectory() ? Kind::directory : Kind::file;
@@ -61,14 +68,18 @@ class Ntfs final : public Filesystem {
       result.size = static_cast<uint64_t>(data->size);
       result.allocated = allocatedOf(*data);
     }
-    const TSK_FS_ATTR* standard = file.attribute(kStandard, "");
-    if (!standard) throw Trouble(EIO, "its record has no times");
-    const auto times = NtfsFile::contents(standard, kSmall);
-    if (times.size() < 32) throw Trouble(EIO, "its record has no times");
     result.born = timeOf(&times[0]);
     result.modified = timeOf(&times[8]);
     result.changed = timeOf(&times[16]);
     result.accessed = timeOf(&times[24]);
+    const Interix special = result.kind == Kind::file ? interixOf(file, u32At(&times[32])) : Interix();
+    if (special.kind != Kind::file) {
+      result.kind = special.kind;
+      result.size = special.target.size();
+      if (special.kind == Kind::symlink) result.permissions = 0777;
+      result.major = special.major;
+      result.minor = special.minor;
+    }
     const auto named = streams(file);
     result.xattrsKnown = std::all_of(named.begin(), named.end(), isUnnamed);
     return result;
@@ -100,9 +111,12 @@ class Ntfs final : public Filesystem {
   }
 
   std::string readLink(uint64_t number) override {
-    const Reparse reparse = reparseOf(fileOf(number));
-    if (reparse.kind != Reparse::Kind::link) throw Trouble(EINVAL, "not a symbolic link");
-    return reparse.target;
+    const NtfsFile& file = fileOf(number);
+    const Reparse reparse = reparseOf(file);
+    if (reparse.kind == Reparse::Kind::link) return reparse.target;
+    const Interix special = interixOf(file, kSystem);
+    if (special.kind != Kind::symlink) throw Trouble(EINVAL, "not a symbolic link");
+    return special.target;
   }
 
   // Named streams. The large ones are named in an attribute of ours, so that nobody takes what is there for all.
@@ -198,6 +212,12 @@ class Ntfs final : public Filesystem {
   static Reparse reparseOf(const NtfsFile& file) {
     const TSK_FS_ATTR* point = file.attribute(kReparsePoint, "");
     return point ? parseReparse(NtfsFile::contents(point, kSmall)) : Reparse();
+  }
+
+  static Interix interixOf(const NtfsFile& file, uint32_t flags) {
+    const TSK_FS_ATTR* data = flags & kSystem ? file.attribute(kData, "") : nullptr;
+    if (!data || data->size < 0 || static_cast<uint64_t>(data->size) > kInterixMax) return {};
+    return parseInterix(NtfsFile::contents(data, kInterixMax));
   }
 
   // Names of DOS are second names of the same link.
