@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import { LifeboatError } from '../core/errors.ts'
 import { type DiffFlags, diffFiles } from './files-diff.ts'
 import { type FindFlags, findFiles } from './files-find.ts'
+import { type GetFlags, getFiles } from './files-get.ts'
 import { type ListFlags, listFiles } from './files-ls.ts'
 import { placesOf } from './files-place.ts'
 import { fileVersions, type VersionFlags } from './files-versions.ts'
@@ -12,19 +13,22 @@ import { openFiles } from './open-files.ts'
 import { pointToRead } from './suspect-points.ts'
 import { verb } from './verb.ts'
 
-interface Flags extends LiveReadFlags, GuestFlags, ListFlags, FindFlags, DiffFlags, VersionFlags {}
+interface Flags extends LiveReadFlags, GuestFlags, ListFlags, FindFlags, GetFlags, DiffFlags, VersionFlags {}
 
 export const filesCommand = verb<Flags>({
   syntax: 'files <action> [places...]',
   description:
     'Files inside the disks of a point, without a mount. ls POINT: its volumes; ls POINT:/path: a directory; ' +
     'find POINT:/path: what lies below, by name, kind, time and size; ' +
+    'get POINT:/path --output DIR|FILE.tar|-: files and directories with all that belongs to them; ' +
     'diff POINT POINT PATH: what changed between two points; versions VM:/path: the versions of one file over all points. ' +
     'A path is POINT:/path; with several volumes POINT/DISK/p2:/path, where only one of them holds it that need not be said.',
   examples: [
     '--repo /srv/backup files ls web1@latest',
     '--repo /srv/backup files ls web1@latest:/etc',
     "--repo /srv/backup files find web1@2026-11-21T10:00/vda/p2:/srv --name '*.sql' --larger 1MiB",
+    '--repo /srv/backup files get web1@latest:/etc/fstab --output /root/restored',
+    "--repo /srv/backup files get 'web1@latest:/srv/**/*.sql' --output - --format tar | ssh db1 tar -x",
     '--repo /srv/backup files diff web1@latest~1 web1@latest /etc',
     '--repo /srv/backup files versions web1:/etc/fstab',
   ],
@@ -76,6 +80,12 @@ const ACTIONS: Readonly<Record<string, Action>> = {
     flags: ['name', 'iname', 'type', 'newer', 'older', 'larger', 'smaller'],
     run: (context, words, flags) => withPlaces(context, words, 'find', flags, findFiles),
   },
+  get: {
+    usage: 'POINT:/path ... --output DIR|FILE.tar|-',
+    words: [1, ANY],
+    flags: ['output', 'format', 'devices', 'setuid', 'force'],
+    run: (context, words, flags) => withPlaces(context, words, 'get', flags, getFiles),
+  },
   diff: {
     usage: 'POINT POINT [/path]',
     words: [2, 3],
@@ -101,6 +111,14 @@ const ownOptions = (command: Command): Command =>
     .option('--older <time>', 'of find: modified before')
     .option('--larger <size>', 'of find: files of more than this')
     .option('--smaller <size>', 'of find: files of less than this')
+    .option(
+      '--output <path>',
+      'of get: a folder (made where there is none), FILE.tar, or - for stdout: the bytes of one file, else a tar',
+    )
+    .option('--format <format>', 'of get: tar, whatever the output is called')
+    .option('--devices', 'of get: device nodes too')
+    .option('--setuid', 'of get: setuid and setgid bits and capabilities too')
+    .option('--force', 'of get: replace files that are there')
     .option('--content', 'of diff and versions: compare contents too, which are read')
 
 function refuseOthers(action: string, own: readonly (keyof Flags)[], flags: Flags): void {
