@@ -437,8 +437,6 @@ export const limits = {
   applianceDisksMax: 192,
   /** From its start to its agent's first word: 7 s when emulated on a quiet machine, 16 s on a loaded one. */
   applianceStartMs: 120_000,
-  /** So long nobody asked: it is ended, and the next call starts another. */
-  applianceIdleMs: 300_000,
   /** Starts of one appliance that the disks of one point may cost, after each of which it was killed or ended by itself. */
   applianceStartsMax: 5,
 

@@ -1,0 +1,167 @@
+/**
+ * One run of the appliance: our exports of the disks, and QEMU, which is a process of a user of its own where we may choose that,
+ * with no network, no privileges and one socket, and which the kernel ends when this process does.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, chown, copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { Duplex } from 'node:stream'
+import { LifeboatError, messageOf } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { Accelerator } from '../recovery/accelerator.ts'
+import type { Exporter, RunningExports } from '../recovery/exporter.ts'
+import { toolMissing } from '../recovery/external-tool.ts'
+import { applianceCommand } from './appliance-command.ts'
+import type { ApplianceImage } from './appliance-image.ts'
+import { wholeRoot } from './appliance-root.ts'
+import type { GuestDisk } from './guest-filesystems.ts'
+
+export interface ApplianceVm extends AsyncDisposable {
+  readonly pid: number | undefined
+  /** To the agent, of docs/guest-protocol.md. It greets when the machine is up. */
+  readonly protocol: Duplex
+  /** How it ended, in words for people. Never rejects. */
+  readonly ended: Promise<string>
+}
+
+export interface StartAppliance extends AbortOptions {
+  readonly disks: readonly GuestDisk[]
+  readonly exporter: Exporter
+  readonly image: ApplianceImage
+  readonly accelerator: Accelerator
+  /** Where what journals write goes for the time of the run: up to `applianceOverlayBytes` for each disk. */
+  readonly temporary: string
+  readonly program: string
+  readonly agent?: string
+}
+
+/** Throws 'guest-unsupported' of more disks than fit, 'tool-missing'. Whoever wants the machine up waits for its greeting. */
+export async function startAppliance(request: StartAppliance): Promise<ApplianceVm> {
+  const { disks, image, agent, signal } = request
+  if (disks.length > limits.applianceDisksMax) throw tooManyDisks(disks.length)
+  await using undo = new AsyncDisposableStack()
+  const folder = await mkdtemp(path.join(request.temporary, 'lifeboat-appliance-'))
+  undo.defer(() => rm(folder, { recursive: true, force: true }))
+  const files = {
+    kernel: path.join(folder, 'kernel'),
+    root: path.join(folder, 'root'),
+    socket: path.join(folder, 'nbd'),
+  }
+  await copyFile(image.kernel, files.kernel)
+  await writeFile(files.root, await wholeRoot(image.root, { diskNames: safeNames(disks), agent }))
+  undo.use(await exportDisks(request, files.socket))
+  const user = await ownUser()
+  if (user !== undefined) await handOver(folder, Object.values(files), user)
+  signal?.throwIfAborted()
+  const child = startQemu(request, { folder, ...files, user })
+  const protocol = child.stdio[3]
+  if (!(protocol instanceof Duplex)) throw new LifeboatError('internal', 'QEMU has no socket')
+  // Whoever speaks the protocol listens later.
+  protocol.on('error', () => {})
+  const ended = endOf(child)
+  const stack = undo.move()
+  return {
+    pid: child.pid,
+    protocol,
+    ended,
+    async [Symbol.asyncDispose]() {
+      child.kill('SIGKILL')
+      await ended
+      await stack.disposeAsync()
+    },
+  }
+}
+
+/** Volumes are called after them, so they have to be names. */
+const safeNames = (disks: readonly GuestDisk[]): readonly string[] =>
+  disks.map(({ name }) => name.replaceAll(/[^A-Za-z0-9+_.-]/g, '_').replace(/^\./, '_') || '_')
+
+const exportName = (index: number): string => `disk${index}`
+
+async function exportDisks({ disks, exporter, signal }: StartAppliance, socket: string): Promise<RunningExports> {
+  const exports = disks.map(({ image }, index) => ({ name: exportName(index), device: image, readOnly: true }))
+  return await exporter({ exports, listen: { socket }, signal })
+}
+
+/**
+ * Of the users that nobody is: then nothing on this host is QEMU's, and no other program is this user. Undefined where we are not
+ * root: then QEMU is who we are.
+ */
+async function ownUser(): Promise<number | undefined> {
+  if (process.getuid?.() !== 0) return undefined
+  const wanted = FIRST_USER + process.pid
+  const map = await readFile('/proc/self/uid_map', 'utf8')
+  const isMapped = map.split('\n').some(line => {
+    const [first = Number.NaN, , count = 0] = line.trim().split(/\s+/).map(Number)
+    return wanted >= first && wanted < first + count
+  })
+  return isMapped ? wanted : NOBODY
+}
+
+/** Far above those that are given to people, services and containers. */
+const FIRST_USER = 2_000_000_000
+const NOBODY = 65_534
+
+async function handOver(folder: string, files: readonly string[], user: number): Promise<void> {
+  for (const place of [folder, ...files]) await chown(place, user, user)
+  await chmod(folder, 0o700)
+}
+
+interface Places {
+  readonly folder: string
+  readonly kernel: string
+  readonly root: string
+  readonly socket: string
+  readonly user: number | undefined
+}
+
+function startQemu(request: StartAppliance, { folder, kernel, root, socket, user }: Places): ChildProcess {
+  const { program, accelerator, disks } = request
+  const exports = disks.map((_, index) => exportName(index))
+  const [command = '', ...words] = applianceCommand({
+    program,
+    accelerator,
+    kernel,
+    root,
+    nbdSocket: socket,
+    exports,
+    user,
+  })
+  const environment = { PATH: process.env.PATH ?? '/usr/bin:/bin', TMPDIR: folder }
+  return spawn(command, words, { cwd: folder, env: environment, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] })
+}
+
+const SAID_MAX = 2000
+
+async function endOf(child: ChildProcess): Promise<string> {
+  let said = ''
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    said = (said + text).slice(-SAID_MAX)
+  })
+  try {
+    const [code, signal] = await once(child, 'close')
+    const words = said.trim().replaceAll(/\s+/g, ' ')
+    return `ended with ${signal ?? code}: ${words || meaningOf(signal)}`
+  } catch (error) {
+    return `could not be started: ${messageOf(toolMissing('prlimit', error))}`
+  }
+}
+
+function meaningOf(signal: unknown): string {
+  if (signal === 'SIGXFSZ')
+    return `the guest's journals wrote more than ${limits.applianceOverlayBytes} bytes beside one disk`
+  if (signal === 'SIGSYS') return 'it called what its sandbox forbids'
+  if (signal === 'SIGKILL') return 'it was killed'
+  return 'the machine inside stopped: out of memory, or broken by a filesystem'
+}
+
+const tooManyDisks = (count: number): LifeboatError =>
+  new LifeboatError(
+    'guest-unsupported',
+    `the appliance takes ${limits.applianceDisksMax} disks, and the VM has ${count}`,
+    {
+      hint: 'Boot the point and copy the files in the guest: lifeboat boot POINT.',
+    },
+  )

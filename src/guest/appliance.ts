@@ -1,0 +1,185 @@
+/**
+ * The appliance: a small VM that reads what is inside a guest's disks with the kernel's own drivers, all disks of the guest attached.
+ * It stays for as long as its owner keeps it, and is killed where it does not answer; then the call fails, and the next one has
+ * another appliance, for some times, in which those volumes are unlocked again that were.
+ */
+import { abortable } from '../core/abortable.ts'
+import type { Clock } from '../core/clock.ts'
+import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
+import type { FileTree } from '../files/file-tree.ts'
+import { type Accelerator, chooseAccelerator, hostBootId } from '../recovery/accelerator.ts'
+import type { Exporter } from '../recovery/exporter.ts'
+import { applianceImage } from './appliance-image.ts'
+import { type ApplianceVm, startAppliance } from './appliance-vm.ts'
+import type { GuestDisk, GuestFilesystems, OpenGuest, Volume } from './guest-filesystems.ts'
+import { type RemoteGuests, remoteGuests } from './remote-tree.ts'
+
+export interface ApplianceGuestsOptions {
+  readonly exporter: Exporter
+  readonly clock: Clock
+  /** The image is built there once. */
+  readonly cacheDir: string
+  /** The verdict about KVM is kept there. */
+  readonly stateDir: string
+  readonly runDir: string
+  /** Names the trees of one guest, another one for each. */
+  readonly treePrefix: () => string
+  readonly accelerator?: Accelerator | 'auto'
+  /** A folder on a disk; default TMPDIR, else /var/tmp. */
+  readonly temporary?: string
+  readonly program?: string
+  /** Told when something takes long: the image is built, once on a host. */
+  readonly tell?: (message: string) => void
+  /** Another agent than the set-up built, for tests. */
+  readonly agent?: string
+  /** Told of each QEMU, for tests. */
+  readonly onStart?: (pid: number | undefined) => void
+  /** Default `guestRequestMs`. */
+  readonly requestMs?: number
+}
+
+/** Throws 'appliance-unavailable' where it cannot be built here, 'guest-lost' where it does not come up. */
+export const applianceGuests =
+  (given: ApplianceGuestsOptions): OpenGuest =>
+  async (disks, options = {}) => {
+    const guests = new ApplianceGuests(given, disks)
+    try {
+      await guests.start(options)
+      return guests
+    } catch (error) {
+      await guests[Symbol.asyncDispose]()
+      throw error
+    }
+  }
+
+interface Running {
+  readonly vm: ApplianceVm
+  readonly guests: RemoteGuests
+}
+
+class ApplianceGuests implements GuestFilesystems {
+  readonly #given: ApplianceGuestsOptions
+  readonly #disks: readonly GuestDisk[]
+  readonly #keys = new Map<string, Uint8Array>()
+  readonly #closing = new AbortController()
+  #running: Promise<Running> | undefined
+  #starts = 0
+
+  constructor(given: ApplianceGuestsOptions, disks: readonly GuestDisk[]) {
+    this.#given = given
+    this.#disks = disks
+  }
+
+  async start(options: AbortOptions): Promise<void> {
+    await this.#alive(options)
+  }
+
+  async volumes(options: AbortOptions = {}): Promise<readonly Volume[]> {
+    return await this.#told(options, guests => guests.volumes(options))
+  }
+
+  async unlock(volume: string, key: Uint8Array, options: AbortOptions = {}): Promise<void> {
+    await this.#told(options, guests => guests.unlock(volume, key, options))
+    this.#keys.set(volume, key)
+  }
+
+  async open(volume: string, options: AbortOptions = {}): Promise<FileTree> {
+    return await this.#told(options, guests => guests.open(volume, options))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort(new LifeboatError('interrupted', "the guest's filesystems were closed"))
+    const running = await this.#running?.catch(() => undefined)
+    if (running) await end(running)
+  }
+
+  /** A connection that was lost says how its appliance ended. */
+  async #told<T>(options: AbortOptions, work: (guests: RemoteGuests) => Promise<T>): Promise<T> {
+    const running = await this.#alive(options)
+    try {
+      return await work(running.guests)
+    } catch (error) {
+      if (!isLifeboatError(error, 'guest-lost') || this.#closing.signal.aborted) throw error
+      await end(running)
+      throw died(await running.vm.ended, error)
+    }
+  }
+
+  async #alive(options: AbortOptions): Promise<Running> {
+    for (;;) {
+      this.#closing.signal.throwIfAborted()
+      this.#running ??= this.#start()
+      const starting = this.#running
+      const running = await abortable(starting, options)
+      if (running.guests.isAlive) return running
+      // Of those who find it dead the first one lets the next start.
+      await end(running)
+      if (this.#running === starting) this.#running = undefined
+    }
+  }
+
+  /** Owned by all who wait for it: one who leaves does not stop it. */
+  #start(): Promise<Running> {
+    const starting = this.#startNow()
+    starting.catch(() => {
+      if (this.#running === starting) this.#running = undefined
+    })
+    return starting
+  }
+
+  async #startNow(): Promise<Running> {
+    if (this.#starts >= limits.applianceStartsMax) throw diedTooOften(this.#starts)
+    this.#starts++
+    const { clock, onStart, treePrefix, requestMs } = this.#given
+    const { signal } = this.#closing
+    const vm = await startAppliance(await this.#request())
+    onStart?.(vm.pid)
+    try {
+      const stream = vm.protocol
+      const helloMs = limits.applianceStartMs
+      const guests = await remoteGuests({ stream, clock, treePrefix: treePrefix(), helloMs, requestMs, signal })
+      // A QEMU that hangs closes nothing: when its agent is given up, it goes.
+      guests.ended.then(() => vm[Symbol.asyncDispose]()).catch(() => {})
+      for (const [volume, key] of this.#keys) await guests.unlock(volume, key, { signal })
+      return { vm, guests }
+    } catch (error) {
+      await vm[Symbol.asyncDispose]()
+      throw isLifeboatError(error, 'guest-lost') ? died(await vm.ended, error) : error
+    }
+  }
+
+  async #request() {
+    const { exporter, cacheDir, stateDir, runDir, agent, tell, program = 'qemu-system-x86_64' } = this.#given
+    const { signal } = this.#closing
+    const image = await applianceImage({ cacheDir, tell, signal })
+    const { accelerator } = await chooseAccelerator({
+      wanted: this.#given.accelerator ?? 'auto',
+      program,
+      stateDir,
+      runDir,
+      bootId: await hostBootId(),
+      signal,
+    })
+    const temporary = this.#given.temporary ?? process.env.TMPDIR ?? '/var/tmp'
+    return { disks: this.#disks, exporter, image, accelerator, temporary, program, agent, signal }
+  }
+}
+
+async function end({ guests, vm }: Running): Promise<void> {
+  await guests[Symbol.asyncDispose]()
+  await vm[Symbol.asyncDispose]()
+}
+
+const died = (how: string, cause: unknown): LifeboatError =>
+  new LifeboatError('guest-lost', `the appliance that reads the guest's filesystems ${how}`, {
+    retry: 'transient',
+    hint: 'The filesystem may be damaged or hostile, or this host short of memory. Try again: another appliance is started; else boot the point and copy from there.',
+    cause,
+  })
+
+const diedTooOften = (starts: number): LifeboatError =>
+  new LifeboatError('guest-lost', `the guest's filesystems ended ${starts} appliances that read them`, {
+    hint: 'They are damaged or hostile: boot the point in a network of its own and copy from there, or take an older point.',
+  })
