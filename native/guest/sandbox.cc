@@ -43,9 +43,16 @@ void leaveTheHost() {
   const bool root = geteuid() == 0;
   const int apart = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
   const bool isApart = unshare(root ? apart : apart | CLONE_NEWUSER) == 0;
-  if (isApart && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+  // What the host unmounts from now on goes here as well, where it lets us know.
+  if (isApart && mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0 &&
       mount("none", "/proc", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") == 0) {
-    if (chdir("/proc") != 0 || chroot(".") != 0) fail("chroot");
+    if (chdir("/proc") != 0) fail("chdir");
+    // A copy of the host's mounts would keep a mount alive that was unmounted there: the very one that we read for.
+    if (syscall(SYS_pivot_root, ".", ".") == 0) {
+      if (umount2(".", MNT_DETACH) != 0) fail("umount2");
+    } else if (chroot(".") != 0) {
+      fail("chroot");
+    }
   }
   if (chdir("/") != 0) fail("chdir");
 }
@@ -145,7 +152,7 @@ void closeCage(const Cage& cage) {
   filter.allowProtection(SYS_mprotect, PROT_EXEC);
   for (uint32_t call : {SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk, SYS_futex, SYS_clock_gettime, SYS_gettimeofday,
                         SYS_clock_nanosleep, SYS_getpid, SYS_gettid, SYS_sched_yield, SYS_rt_sigreturn, SYS_rt_sigprocmask,
-                        SYS_restart_syscall, SYS_getrandom, SYS_exit, SYS_exit_group})
+                        SYS_restart_syscall, SYS_getrandom, SYS_set_robust_list, SYS_rseq, SYS_exit, SYS_exit_group})
     filter.allow(call);
   filter.install();
 }
