@@ -68,7 +68,13 @@ async function makeInitrd(folder: string, output: string, linux: Kernel): Promis
   const modules = await modulesInOrder(linux, ['virtio_pci', 'virtio_blk'])
   for (const module of modules) copyFileSync(module, join(root, 'lib', basename(module)))
   writeProgram(join(root, 'init'), initrdInit(modules.map(module => `/lib/${basename(module)}`)))
-  await shell('cd "$1"; find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | zstd -q -19 > "$2"', root, output)
+  await packInitrd(root, output, 19)
+}
+
+/** The folder goes with it. */
+export async function packInitrd(root: string, output: string, level: number): Promise<void> {
+  const pack = 'cd "$1"; find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | zstd -q "-$3" > "$2"'
+  await shell(pack, root, output, `${level}`)
   rmSync(root, { recursive: true })
 }
 
@@ -95,7 +101,7 @@ mount -o remount,rw /
 exec command-channel
 `
 
-async function addBusybox(root: string): Promise<void> {
+export async function addBusybox(root: string): Promise<void> {
   makeFolders(root, ['bin'])
   copyFileSync('/bin/busybox', join(root, 'bin/busybox'))
   chmodSync(join(root, 'bin/busybox'), 0o755)

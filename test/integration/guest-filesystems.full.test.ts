@@ -1,0 +1,28 @@
+/**
+ * Every filesystem and volume layout, made by its own tools, opened as a point's disks are and compared file by file with what was put
+ * on it: by the reader process what it says it can read, and by the appliance all, with all disks attached to one machine.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { systemClock } from '../../src/core/clock.ts'
+import { readerGuests } from '../../src/guest/reader.ts'
+import { checkLayout, openDisks } from '../doubles/guest-matrix.ts'
+import { guestDisks } from '../guest/filesystem-images.ts'
+
+const layouts = await guestDisks(line => console.log(line))
+
+test('the reader process shows what was written, or leaves it to the appliance', async () => {
+  const open = readerGuests({ clock: systemClock, treePrefix: () => 'matrix' })
+  const wrong: string[] = []
+  let read = 0
+  for (const layout of layouts) {
+    await using files = await openDisks(layout.disks)
+    await using guest = await open(files.disks)
+    const report = await checkLayout(guest, layout, ({ needs }) => needs === 'appliance')
+    console.log(`reader: ${report.line}`)
+    wrong.push(...report.wrong)
+    read += report.compared
+  }
+  assert.deepEqual(wrong, [])
+  assert.ok(read > 3000, `only ${read} files were read by the reader: it leaves too much`)
+})
