@@ -53,6 +53,7 @@ const headFiles = [
   'native/pipeline.ts',
   'files/file-tree.ts',
   'guest/guest-filesystems.ts',
+  'fuse/fuse-server.ts',
 ]
 
 interface Import {
