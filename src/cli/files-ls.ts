@@ -96,7 +96,7 @@ function showVolumes(output: Output, document: object, volumes: readonly Volume[
         formatBytes(sizeBytes),
         label ?? '',
         state,
-        reason ?? '',
+        reason ?? (state === 'locked' ? `its key opens it: --guest-key ${name}=FILE` : ''),
       ]),
     )
     return undefined

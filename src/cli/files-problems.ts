@@ -9,6 +9,14 @@ import type { Output } from './output.ts'
 /** Lines for people: a hundred thousand files whose owner could not be set are not read one by one. */
 const TOLD_MAX = 100
 
+/** Before the reason, which says what it is about. */
+const MEANT: Readonly<Record<ProblemKind, string>> = {
+  refused: 'refused: ',
+  unreadable: '',
+  'left-out': 'left out: ',
+  'not-set': 'not set: ',
+}
+
 export interface FileProblem {
   readonly path: string
   readonly reason: string
@@ -48,7 +56,8 @@ export class FileProblems {
   }
 
   tell(output: Output): number {
-    for (const { path, reason } of this.first.slice(0, TOLD_MAX)) output.warning(`${shownName(path)}: ${reason}`)
+    for (const { path, kind, reason } of this.first.slice(0, TOLD_MAX))
+      output.warning(`${shownName(path)}: ${kind === undefined ? '' : MEANT[kind]}${reason}`)
     const rest = this.#count - TOLD_MAX
     if (rest > 0) output.warning(`and ${rest} more, which --json lists`)
     if (this.#count === 0) return exitCode.done

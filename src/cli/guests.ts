@@ -6,6 +6,8 @@ import type { GuestDisk } from '../guest/guest-filesystems.ts'
 import { type ChosenFilesystems, type OpenGuestRequest, openGuest } from '../guest/open-guest.ts'
 import { readSmallBytes } from './host-files.ts'
 import type { Invocation } from './invocation.ts'
+import { nbdExporter } from './nbd-exporter.ts'
+import { runDirOf } from './run-dir.ts'
 
 export interface GuestFlags {
   readonly guestKey?: readonly string[]
@@ -46,8 +48,25 @@ async function keyIn(file: string): Promise<Uint8Array> {
   }
 }
 
-async function programsOf({ surroundings: { clock } }: Invocation): Promise<OpenGuestRequest> {
+async function programsOf(invocation: Invocation): Promise<OpenGuestRequest> {
   const { readerGuests } = await import('../guest/reader.ts')
-  let guests = 0
-  return { reader: readerGuests({ clock, treePrefix: () => `reader-${++guests}` }) }
+  const { applianceGuests } = await import('../guest/appliance.ts')
+  const { cacheDir, stateDir, output } = invocation
+  const { clock, environment } = invocation.surroundings
+  let readers = 0
+  let appliances = 0
+  return {
+    reader: readerGuests({ clock, treePrefix: () => `reader-${++readers}` }),
+    appliance: applianceGuests({
+      // Its own disks come and go; nobody waits for a line of that.
+      exporter: nbdExporter(clock, { message: () => {} }),
+      clock,
+      cacheDir,
+      stateDir,
+      runDir: runDirOf(invocation),
+      treePrefix: () => `appliance-${++appliances}`,
+      temporary: environment.TMPDIR,
+      tell: text => output.message(text),
+    }),
+  }
 }

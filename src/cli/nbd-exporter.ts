@@ -16,7 +16,7 @@ export interface ExporterSecurity {
 export const nbdExporter =
   (
     clock: Clock,
-    output: Output,
+    output: Pick<Output, 'message'>,
     { tls, insecure = false }: ExporterSecurity = {},
     limits: Partial<NbdServerLimits> = {},
   ): Exporter =>
