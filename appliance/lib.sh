@@ -3,6 +3,8 @@ export PATH=/bin LC_ALL=C.UTF-8 TZ=UTC DM_DISABLE_UDEV=1 MDADM_NO_UDEV=1
 
 # One file for each volume, by its name: device, type, state, and of a Btrfs its members.
 registry=/run/lifeboat/volumes
+# What was said about them last.
+told=/run/lifeboat/volumes.json
 
 fail() { # status, message
   printf '%s\n' "$2" >&2
