@@ -26,6 +26,8 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'ambiguous',
   'qmp-unreachable',
   'tool-missing',
+  'mount-point',
+  'fuse-unavailable',
   'store-bucket-missing',
   'store-unsuitable',
   'tls-credentials',

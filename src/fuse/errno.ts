@@ -8,9 +8,12 @@ const BY_CODE: Partial<Record<ErrorCode, number>> = {
   'no-such-vm': E.ENOENT,
   'no-such-point': E.ENOENT,
   'no-such-disk': E.ENOENT,
+  'no-such-file': E.ENOENT,
+  'no-such-volume': E.ENOENT,
   'point-forgotten': E.ESTALE,
   'store-denied': E.EACCES,
   'key-missing': E.EACCES,
+  'too-many-open': E.EMFILE,
   interrupted: E.EINTR,
 }
 
