@@ -71,6 +71,8 @@ export async function copyOut(
     await staging.remove()
     return { ...counts, problems }
   } catch (error) {
+    // That it cannot be removed says nothing that the error does not.
+    await staging.removeIfEmpty().catch(() => {})
     throw outputError(error, target)
   } finally {
     await Promise.all([...folders].map(handle => handle.close()))

@@ -1,6 +1,7 @@
 /**
- * Gives a file of this host the attributes of a node: owner, extended attributes, mode, times, in this order, because a new owner
- * takes away set-user-id and capabilities, an ACL changes the mode, and all of them need a file that may still be written.
+ * Gives a file of this host the attributes of a node. The order matters: a new owner takes away set-user-id and capabilities, an
+ * attribute needs a file that may still be written, a directory that nobody may enter has no path into it any more, and an ACL
+ * changes the mode.
  */
 import { chmod, lchown } from 'node:fs/promises'
 import { setTimes, setXattr } from '../native/file-attributes.ts'
@@ -45,11 +46,17 @@ export async function setAttributes(
   }
   const isOwned = await setOwner(path, attributes, attempt, report)
   const given = attributesToGive(attributes, xattrs, rules, isOwned, report)
-  for (const [name, value] of given.xattrs)
-    await attempt(`attribute ${name}`, () => setXattr(path, encodeName(name), value))
-  if (attributes.kind !== 'symlink') await attempt('permissions', () => chmod(path, given.mode))
   await attempt('times', () => setTimes(path, attributes.accessedNs, attributes.modifiedNs))
+  const setXattrs = async (wanted: (name: string) => boolean) => {
+    for (const [name, value] of given.xattrs)
+      if (wanted(name)) await attempt(`attribute ${name}`, () => setXattr(path, encodeName(name), value))
+  }
+  await setXattrs(name => !isAcl(name))
+  if (attributes.kind !== 'symlink') await attempt('permissions', () => chmod(path, given.mode))
+  await setXattrs(isAcl)
 }
+
+const isAcl = (name: string): boolean => name.startsWith('system.')
 
 /** What of a node's mode and extended attributes a copy gets, as the rules are. */
 export function attributesToGive(

@@ -9,7 +9,7 @@
  */
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, lstat, mkdir, open, readFile, rm, rmdir, writeFile } from 'node:fs/promises'
+import { type FileHandle, lstat, mkdir, open, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises'
 import { LifeboatError } from '../core/errors.ts'
 import { loadAddon } from '../native/native.ts'
 import { outputError, systemCode } from './output-errors.ts'
@@ -31,6 +31,8 @@ export interface Staging extends AsyncDisposable {
   readonly isResumed: boolean
   /** Takes all of it away, before it is disposed of. */
   remove(): Promise<void>
+  /** The same where another run would find nothing to go on with. */
+  removeIfEmpty(): Promise<void>
 }
 
 /** Makes the target if there is none. A link that is named as the target is its user's word, and followed. */
@@ -48,14 +50,19 @@ export async function openStaging(target: string, resumeKey: string): Promise<St
     const parts = { tree: await below(own, 'tree'), parts: await below(own, 'parts'), links: await below(own, 'links') }
     for (const handle of Object.values(parts)) opened.use(handle)
     const owned = opened.move()
+    const remove = async () => {
+      for (const part of ['tree', 'parts', 'links', 'boot'])
+        await rm(pathIn(own, part), { recursive: true, force: true })
+      await rmdir(path)
+    }
     return {
       target: folder,
       ...parts,
       isResumed,
-      async remove() {
-        for (const part of ['tree', 'parts', 'links', 'boot'])
-          await rm(pathIn(own, part), { recursive: true, force: true })
-        await rmdir(path)
+      remove,
+      async removeIfEmpty() {
+        const names = await Promise.all([parts.tree, parts.links].map(part => readdir(pathIn(part, '.'))))
+        if (names.flat().length === 0) await remove()
       },
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
     }
