@@ -54,14 +54,13 @@ async function volumeEntries(request: GuestFolderRequest, options: AbortOptions)
 
 /** The volume is opened by whoever looks into its folder, so that listing the names costs nothing but their list. */
 function volumeFolder({ point, place, useGuest }: GuestFolderRequest, { name }: Volume): DirectoryNode {
-  const prefix = point.id
   const within = {
     useGuest,
-    prefix,
+    tree: `${point.id}/files/${name}`,
     resolve: async (guest: OpenGuestFiles, options: AbortOptions) => (await guest.tree(name, options)).root,
   }
   return virtualDirectory({
-    ...ours({ ...place, tree: `${prefix}/volumes/${name}` }, 1n, FOLDER),
+    ...ours({ ...place, tree: `${point.id}/volumes/${name}` }, 1n, FOLDER),
     entries: options => guestEntries(within, options),
     lookup: (wanted, options) => guestLookup(within, wanted, options),
   })
@@ -77,8 +76,6 @@ const explanation = (what: string, { message, details }: LifeboatError, { vm, id
     message,
     ...(details.hint ? [`What to do: ${details.hint}`] : []),
     '',
-    'The way out: boot the point and copy what you need from inside; nothing of the backup changes.',
-    `    lifeboat boot '${vm}@${id}'`,
-    'The disks themselves are in ../disks.',
+    `\`lifeboat boot ${vm}@${id}\` runs it without changing anything of the backup; its disks are in ../disks.`,
     '',
   ].join('\n')

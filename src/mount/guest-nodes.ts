@@ -11,8 +11,8 @@ import { usedReader } from './open-points.ts'
 
 export interface GuestFolder {
   readonly useGuest: UseGuest
-  /** Goes before the names of the guest's trees, which are those of one guest alone. */
-  readonly prefix: string
+  /** The name of its tree: the same each time that the guest is opened, whatever whoever parses it calls that. */
+  readonly tree: string
   /** The folder in a guest that is open. */
   readonly resolve: Resolve<DirectoryNode>
 }
@@ -27,7 +27,7 @@ export async function guestLookup(
   return await withGuest(within.useGuest, options, async guest => {
     const folder = await within.resolve(guest, options)
     const found = await folder.lookup(name, options)
-    return found && guestNode({ within, name, guest }, found)
+    return found && guestNode({ within, folder, name, guest }, found)
   })
 }
 
@@ -40,7 +40,7 @@ export async function* guestEntries(within: GuestFolder, options: AbortOptions):
     for (;;) {
       const { done, value } = await watched(use, () => batches.next())
       if (done) return
-      yield value.map(({ name, node }) => ({ name, node: guestNode({ within, name, guest }, node) }))
+      yield value.map(({ name, node }) => ({ name, node: guestNode({ within, folder, name, guest }, node) }))
     }
   } finally {
     await batches.return?.()
@@ -49,18 +49,21 @@ export async function* guestEntries(within: GuestFolder, options: AbortOptions):
 
 interface Named {
   readonly within: GuestFolder
+  /** That one in `guest`. */
+  readonly folder: DirectoryNode
   readonly name: string
   /** In which it was found. */
   readonly guest: OpenGuestFiles
 }
 
 function guestNode(named: Named, found: TreeNode): TreeNode {
-  const { useGuest, prefix } = named.within
-  const common = { tree: `${prefix}/${found.tree}`, isFrozen: found.isFrozen, attributes: () => found.attributes() }
+  const { useGuest } = named.within
+  const tree = treeOf(named, found)
+  const common = { tree, isFrozen: found.isFrozen, attributes: () => found.attributes() }
   switch (found.kind) {
     case 'directory': {
       const resolve = resolver(named, found, isDirectory)
-      const within = { useGuest, prefix, resolve }
+      const within = { useGuest, tree, resolve }
       return {
         ...common,
         kind: 'directory',
@@ -93,6 +96,11 @@ function guestNode(named: Named, found: TreeNode): TreeNode {
       return { ...common, kind: found.kind, xattrs: xattrsOf(useGuest, resolver(named, found, isAlike)) }
     }
   }
+}
+
+/** Where another tree begins, as a subvolume does, it is called by its place. */
+function treeOf({ within, folder, name }: Named, found: TreeNode): string {
+  return found.tree === folder.tree ? within.tree : `${within.tree}/${folder.attributes().inode}/${name}`
 }
 
 const isDirectory = (node: TreeNode): node is DirectoryNode => node.kind === 'directory'

@@ -7,6 +7,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { CommandLine } from './command-line.ts'
 
@@ -70,9 +71,8 @@ export async function mountProcess(t: CommandLine, words: string, name = 'mounte
     if (await isMounted(dir)) await inShell(`umount -f -l '${dir}'`, { ms: 10_000 })
   }
   while (said.stdout === '') {
-    const code = await Promise.race([ended, new Promise<undefined>(resolve => setTimeout(resolve, 10))])
-    if (code === undefined) continue
-    assert.fail(`mount ended with ${code}: ${said.stderr}`)
+    const ends = await Promise.race([ended.then(() => true), sleep(10, false)])
+    assert.ok(!ends, `mount ended: ${said.stderr}`)
   }
   return {
     child,
