@@ -108,6 +108,9 @@ uint64_t mixed(uint64_t inode, uint64_t device) {
   return inode ^ bits ^ (bits >> 31);
 }
 
+/** XFS tells root of an ACL once more, in bytes of its own. */
+bool isTwin(const char* name) { return strncmp(name, "trusted.SGI_ACL_", 16) == 0; }
+
 /** The small ones come along. `follow` where the path is of an open file. */
 void addXattrs(const char* path, bool follow, Attributes& attributes) {
   char names[kXattrsAlong], value[kXattrsAlong];
@@ -115,6 +118,7 @@ void addXattrs(const char* path, bool follow, Attributes& attributes) {
   if (length < 0 && errno != ENOTSUP) return;
   size_t total = 0;
   for (const char* name = names; length > 0 && name < names + length; name += strlen(name) + 1) {
+    if (isTwin(name)) continue;
     const ssize_t size = (follow ? getxattr : lgetxattr)(path, name, value, sizeof value);
     total += 8 + strlen(name) + static_cast<size_t>(size < 0 ? 0 : size);
     if (size < 0 || total > kXattrsAlong) {
@@ -333,7 +337,7 @@ Failure Mounted::xattrs(Bytes node, uint32_t first, Xattrs& xattrs) {
   if (length < 0) return errno == ENOTSUP ? Failure{} : failure(errno, "extended attributes");
   uint32_t index = 0;
   for (const char* name = names.data(); name < names.data() + length; name += strlen(name) + 1, index++) {
-    if (index < first) continue;
+    if (index < first || isTwin(name)) continue;
     const ssize_t size = getxattr(path.text, name, value.data(), value.size());
     if (size < 0) return {errno, std::string("the extended attribute ") + name + ": " + strerror(errno)};
     if (xattrs.xattr({reinterpret_cast<const uint8_t*>(name), strlen(name)},

@@ -59,12 +59,15 @@ std::optional<Partitions> readGpt(const Slice& disk, uint64_t sector, uint64_t h
   Partitions found;
   found.table = Table::gpt;
   static const uint8_t unused[16] = {};
+  // AF9B60A0-1431-4F62-BC68-3311714A69AD: what a dynamic disk of Windows has in the place of partitions.
+  static const uint8_t dynamic[16] = {0xa0, 0x60, 0x9b, 0xaf, 0x31, 0x14, 0x62, 0x4f, 0xbc, 0x68, 0x33, 0x11, 0x71, 0x4a, 0x69, 0xad};
   for (uint32_t i = 0; i < count; i++) {
     const uint8_t* entry = &entries[static_cast<size_t>(i) * entrySize];
     const uint64_t first = u64At(entry + 32);
     const uint64_t last = u64At(entry + 40);
     if (memcmp(entry, unused, 16) == 0 || last < first || last >= UINT64_MAX / sector) continue;
-    add(found, disk.size(), i + 1, first * sector, (last - first + 1) * sector, 0);
+    const uint8_t type = memcmp(entry, dynamic, 16) == 0 ? kDynamic : 0;
+    add(found, disk.size(), i + 1, first * sector, (last - first + 1) * sector, type);
   }
   return found;
 }

@@ -6,12 +6,15 @@
 
 #include "blocks.h"
 
+// A part of a dynamic disk of Windows (LDM).
+const uint8_t kDynamic = 0x42;
+
 struct Partition {
   // As the table counts them, from 1.
   uint32_t number;
   uint64_t offset;
   uint64_t size;
-  // Of an MBR, else 0.
+  // As an MBR says it; of a GPT 0, or kDynamic.
   uint8_t type;
   // Its table lets it end behind the disk.
   bool isCut;

@@ -71,7 +71,7 @@ void addVolume(std::vector<Volume>& volumes, const std::string& name, const Disk
 }
 
 // Windows' dynamic disks: the partition is a part of a volume that only Windows puts together.
-bool isDynamic(const Partition& partition) { return partition.type == 0x42; }
+bool isDynamic(const Partition& partition) { return partition.type == kDynamic; }
 
 void addPartitions(std::vector<Volume>& volumes, Blocks& blocks, uint32_t index) {
   const Disk& disk = blocks.disks()[index];

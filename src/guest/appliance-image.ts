@@ -25,7 +25,7 @@ export interface ImageRequest extends AbortOptions {
 
 /** What the image holds. A change of it, or of how it is put together (`layout`), is another image. */
 const RECIPE = {
-  layout: 2,
+  layout: 3,
   architecture: process.arch,
   /** Ten megabytes instead of seventy; it lacks a driver of NTFS, for which there is ntfs-3g, with streams and replay. */
   kernel: 'linux-image-cloud-amd64',
@@ -39,7 +39,19 @@ const RECIPE = {
   onDemand: [
     ...['ext4', 'xfs', 'btrfs', 'vfat', 'exfat', 'isofs', 'udf', 'squashfs', 'erofs', 'fuse'],
     ...['nls_cp437', 'nls_ascii', 'nls_iso8859_1', 'nls_utf8', 'crc32c_generic', 'crc32c_intel', 'loop'],
-    ...['dm_mod', 'dm_crypt', 'dm_mirror', 'dm_raid', 'dm_snapshot', 'dm_thin_pool', 'dm_cache', 'dm_cache_smq'],
+    ...[
+      'dm_mod',
+      'dm_crypt',
+      'dm_zero',
+      'dm_mirror',
+      'dm_raid',
+      'dm_snapshot',
+      'dm_thin_pool',
+      'dm_cache',
+      'dm_cache_smq',
+      'dm_zero',
+      'dm_integrity',
+    ],
     ...['md_mod', 'linear', 'raid0', 'raid1', 'raid10', 'raid456'],
     ...[
       'aes_generic',
