@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, chown, copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, copyFile, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Duplex } from 'node:stream'
 import { LifeboatError, messageOf } from '../core/errors.ts'
@@ -22,6 +22,8 @@ export interface ApplianceVm extends AsyncDisposable {
   readonly pid: number | undefined
   /** To the agent, of docs/guest-protocol.md. It greets when the machine is up. */
   readonly protocol: Duplex
+  /** The agent has greeted: what the machine was started from is not needed any more. */
+  readonly isUp: () => Promise<void>
   /** How it ended, in words for people. Never rejects. */
   readonly ended: Promise<string>
 }
@@ -42,7 +44,8 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
   const { disks, image, agent, signal } = request
   if (disks.length > limits.applianceDisksMax) throw tooManyDisks(disks.length)
   await using undo = new AsyncDisposableStack()
-  const folder = await mkdtemp(path.join(request.temporary, 'lifeboat-appliance-'))
+  await removeLeftovers(request.temporary)
+  const folder = await mkdtemp(path.join(request.temporary, `${FOLDER}${process.pid}-`))
   undo.defer(() => rm(folder, { recursive: true, force: true }))
   const files = {
     kernel: path.join(folder, 'kernel'),
@@ -66,11 +69,26 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
     pid: child.pid,
     protocol,
     ended,
+    async isUp() {
+      for (const file of [files.kernel, files.root]) await rm(file, { force: true })
+    },
     async [Symbol.asyncDispose]() {
       child.kill('SIGKILL')
       await ended
       await stack.disposeAsync()
     },
+  }
+}
+
+const FOLDER = 'lifeboat-appliance-'
+
+/** What a process that was killed has left. Its QEMU went with it, and so did what that wrote. */
+async function removeLeftovers(temporary: string): Promise<void> {
+  for (const name of await readdir(temporary)) {
+    const pid = name.startsWith(FOLDER) ? /^(\d+)-/.exec(name.slice(FOLDER.length))?.[1] : undefined
+    if (pid === undefined || (await stat(`/proc/${pid}`).catch(() => undefined))) continue
+    // Another user's stays.
+    await rm(path.join(temporary, name), { recursive: true, force: true }).catch(() => {})
   }
 }
 

@@ -140,6 +140,7 @@ class ApplianceGuests implements GuestFilesystems {
       const stream = vm.protocol
       const helloMs = limits.applianceStartMs
       const guests = await remoteGuests({ stream, clock, treePrefix: treePrefix(), helloMs, requestMs, signal })
+      await vm.isUp()
       // A QEMU that hangs closes nothing: when its agent is given up, it goes.
       guests.ended.then(() => vm[Symbol.asyncDispose]()).catch(() => {})
       for (const [volume, key] of this.#keys) await guests.unlock(volume, key, { signal })
