@@ -108,7 +108,7 @@ function remember(names: Map<string, Promise<void>>, key: string, made: Promise<
 
 async function makeFirst(copying: Copying, place: Place, node: FileNode, first: Buffer, options: AbortOptions) {
   if (await isComplete(first, node, options)) {
-    await dress(copying, place, first, node, options)
+    await dress(copying, place, first, node, await readXattrs(copying, place.path, node, options))
     copying.counts.resumed += 1
     return
   }
@@ -129,7 +129,7 @@ async function replaceByLink(first: Buffer, path: Buffer): Promise<void> {
 async function isThere(copying: Copying, place: Place, node: PlainNode, options: AbortOptions): Promise<boolean> {
   const path = pathIn(place.folder, encodeName(place.name))
   if (!(await isComplete(path, node, options))) return false
-  await dress(copying, place, path, node, options)
+  await dress(copying, place, path, node, await readXattrs(copying, place.path, node, options))
   copying.counts.resumed += 1
   return true
 }
@@ -151,11 +151,14 @@ async function makePart(copying: Copying, place: Place, node: PlainNode, options
     return undefined
   }
   const part = pathIn(copying.staging.parts, `${partNumber++}`)
+  // Asked for at once, since it may be a round trip; wanted at the end.
+  const xattrs = readXattrs(copying, place.path, node, options)
+  xattrs.catch(() => {})
   try {
     if (node.kind === 'file') await writeFile(copying, part, node, options)
     else if (node.kind === 'symlink') await writeLink(part, await node.readLink(options))
     else await makeSpecial(part, node.kind, deviceOf(node))
-    await dress(copying, place, part, node, options)
+    await dress(copying, place, part, node, await xattrs)
     return part
   } catch (error) {
     await unlink(part).catch(() => {})
@@ -177,15 +180,15 @@ async function writeLink(path: Buffer, target: string): Promise<void> {
   await symlink(encodeName(target), path)
 }
 
-async function dress(copying: Copying, place: Place, path: Buffer, node: TreeNode, options: AbortOptions) {
+async function dress(
+  copying: Copying,
+  place: Place,
+  path: Buffer,
+  node: TreeNode,
+  xattrs: ReadonlyMap<string, Uint8Array>,
+): Promise<void> {
   const report = (kind: 'left-out' | 'not-set', reason: string) => copying.problems.add(place.path, kind, reason)
-  await setAttributes(
-    path,
-    node.attributes(),
-    await readXattrs(copying, place.path, node, options),
-    copying.rules,
-    report,
-  )
+  await setAttributes(path, node.attributes(), xattrs, copying.rules, report)
 }
 
 export async function readXattrs(

@@ -43,9 +43,10 @@ export async function openStaging(target: string, resumeKey: string): Promise<St
     const folder = opened.use(await open(target, O_RDONLY | O_DIRECTORY))
     const name = `.lifeboat-get-${createHash('sha256').update(resumeKey).digest('hex').slice(0, 16)}`
     const path = pathIn(folder, name)
-    await makeFolder(path)
+    const isNew = await makeFolder(path)
     const own = opened.use(await openFolder(path))
-    await checkOwn(own, `${target}/${name}`)
+    if (!isNew) await checkOwn(own, `${target}/${name}`)
+    lock(own, `${target}/${name}`)
     const isResumed = await keepOrEmpty(own)
     const parts = { tree: await below(own, 'tree'), parts: await below(own, 'parts'), links: await below(own, 'links') }
     for (const handle of Object.values(parts)) opened.use(handle)
@@ -71,10 +72,15 @@ export async function openStaging(target: string, resumeKey: string): Promise<St
   }
 }
 
-async function makeFolder(path: Buffer): Promise<void> {
-  await mkdir(path, { mode: 0o700 }).catch(error => {
+/** False where there was one. */
+async function makeFolder(path: Buffer): Promise<boolean> {
+  try {
+    await mkdir(path, { mode: 0o700 })
+    return true
+  } catch (error) {
     if (systemCode(error) !== 'EEXIST') throw error
-  })
+    return false
+  }
 }
 
 async function below(own: FileHandle, name: string): Promise<FileHandle> {
@@ -82,14 +88,23 @@ async function below(own: FileHandle, name: string): Promise<FileHandle> {
   return openFolder(pathIn(own, name))
 }
 
-/** Somebody else may have put it there, to have it filled with what only this user may read; or another run is at it. */
+/**
+ * Somebody else may have put it there, to have it filled with what only this user may read. On a filesystem without modes, where
+ * it cannot be made ours alone, nobody could hide anything.
+ */
 async function checkOwn(own: FileHandle, shown: string): Promise<void> {
   const { uid, mode } = await own.stat()
-  if (uid !== process.geteuid?.() || (mode & 0o077) !== 0)
-    throw new LifeboatError('output-failed', `${shown} is not ours alone`, {
-      details: { object: shown },
-      hint: 'Find out who made it, and remove it.',
-    })
+  const isOurs = uid === process.geteuid?.()
+  if (isOurs && (mode & 0o077) === 0) return
+  if (isOurs) await own.chmod(0o700)
+  if (isOurs && ((await own.stat()).mode & 0o077) !== 0) return
+  throw new LifeboatError('output-failed', `${shown} is not ours alone`, {
+    details: { object: shown },
+    hint: 'Find out who made it, and remove it.',
+  })
+}
+
+function lock(own: FileHandle, shown: string): void {
   if (loadAddon().lockFile(own.fd) !== 0)
     throw new LifeboatError('output-failed', `Another run restores the same into ${shown}`, {
       details: { object: shown },

