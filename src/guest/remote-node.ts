@@ -111,7 +111,7 @@ class RemoteDirectory extends Common implements DirectoryNode {
         node: found ? remoteNode(this.volume, found) : damagedFile(this.volume, this.id, name),
       }))
       count += entries.length
-      if (count > limits.guestEntriesMax) throw filesystemError(constants.errno.EIO, ENDLESS, this.volume.name)
+      if (count > limits.guestEntriesMax) throw endless(this.volume)
       if (count <= limits.guestEntriesKept) for (const { name, node } of entries) listed.set(name, node)
       if (entries.length > 0) yield entries
     }
@@ -128,10 +128,13 @@ class RemoteDirectory extends Common implements DirectoryNode {
       return page
     }
     try {
-      let coming: Promise<ListPage> | undefined = begin(0n)
+      let position = 0n
+      let coming: Promise<ListPage> | undefined = begin(position)
       while (coming) {
         const page: ListPage = await coming
-        coming = page.next === 0n ? undefined : begin(page.next)
+        if (page.next !== 0n && page.next === position) throw endless(this.volume)
+        position = page.next
+        coming = position === 0n ? undefined : begin(position)
         yield page
       }
     } finally {
@@ -140,7 +143,8 @@ class RemoteDirectory extends Common implements DirectoryNode {
   }
 }
 
-const ENDLESS = 'a directory has more entries than any has: it is damaged'
+const endless = (volume: RemoteVolume) =>
+  filesystemError(constants.errno.EIO, 'a directory leads back into itself, or has more entries than any', volume.name)
 const UNREADABLE = 'what this name stands for is damaged'
 
 /** A name whose file cannot be read is shown as an empty file that cannot be opened: leaving it out would look as if it had never been. */

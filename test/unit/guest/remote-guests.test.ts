@@ -104,6 +104,20 @@ test('a directory in pages comes whole, and the next page is on its way while on
   assert.equal(seen, MANY)
 })
 
+test('a directory that leads back into itself ends in an error', async () => {
+  let pages = 0
+  await using guests = await connected(
+    guestServer((request, honest, toClient) => {
+      if (request.operation !== operations.list) return sendHonest(request, honest, toClient)
+      pages++
+      toClient.write(frame(request.tag, Buffer.concat([u64(7), u32(1), entry('again', 'file')])))
+    }),
+  )
+  await assert.rejects(listed(await rootOf(guests)), error => isLifeboatError(error, 'guest-filesystem'))
+  assert.ok(pages < 5)
+  assert.ok(guests.isAlive)
+})
+
 test('a file that is read in order has its next pieces on their way; one that is not, has not', async () => {
   const asked: number[] = []
   await using guests = await connected(

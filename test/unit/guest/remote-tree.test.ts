@@ -12,11 +12,7 @@ await mkdir(join(folder, 'many'))
 for (const name of manyNames()) await writeFile(join(folder, 'many', name), '')
 after(() => rm(folder, { recursive: true }))
 
-for (const handles of ['yes', 'no'])
-  fileTreeContract({
-    name: `the agent's, with file handles: ${handles}`,
-    open: async cleanup => {
-      const { guests } = cleanup.use(await agentGuests({ volume: folder }, { flags: ['--handles', handles] }))
-      return await guests.open('volume')
-    },
-  })
+fileTreeContract({
+  name: 'the agent',
+  open: async cleanup => await cleanup.use(await agentGuests({ volume: folder })).guests.open('volume'),
+})
