@@ -523,6 +523,8 @@ export const limits = {
   fuseLiveSeconds: 1,
   /** Between a signal to somebody who waits for the mount and EINTR for him: a store's answer comes in less, a person waits for it. */
   fuseInterruptMs: 1_000,
+  /** Within this everybody who asks a mount has an answer, if only EIO: longer than a store is asked again, and than an appliance starts. */
+  fuseAnswerMs: 15 * 60_000,
   /** fusermount3 and the kernel's first request take some milliseconds. */
   fuseMountMs: 30_000,
   /** From an unmount to the kernel's word that nothing of it is left. */

@@ -13,7 +13,8 @@ import { receiveDescriptor, socketPair } from '../native/fuse-device.ts'
 import { mountPointError } from './mount-point.ts'
 
 const PROGRAM = 'fusermount3'
-const ENVIRONMENT = { PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 'C' }
+/** Nothing of the caller's for a program that runs as root. */
+const ENVIRONMENT = { PATH: '/run/wrappers/bin:/usr/local/bin:/usr/bin:/bin', LC_ALL: 'C' }
 
 export interface MountRequest extends AbortOptions {
   readonly mountPoint: string

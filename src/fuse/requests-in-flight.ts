@@ -12,6 +12,8 @@ export interface Answer {
 
 interface Pending {
   readonly controller: AbortController
+  /** By the monotonic clock. */
+  readonly beganMs: number
   interrupted: boolean
 }
 
@@ -20,6 +22,7 @@ export class RequestsInFlight {
   readonly #stopped = new AbortController()
   readonly #clock: Clock
   readonly #refuse: (unique: number, errno: number) => void
+  #watches = false
 
   constructor(clock: Clock, refuse: (unique: number, errno: number) => void) {
     this.#clock = clock
@@ -28,8 +31,9 @@ export class RequestsInFlight {
 
   /** Runs what waits. Its owner is this object, whose stop ends it; its failure goes to `failed`, which replies. */
   launch(unique: number, work: (signal: AbortSignal) => Promise<Answer>, failed: (error: unknown) => void): void {
-    const pending = { controller: new AbortController(), interrupted: false }
+    const pending = { controller: new AbortController(), beganMs: this.#clock.monotonicMs(), interrupted: false }
     this.#pending.set(unique, pending)
+    if (!this.#watches) void this.#watch()
     void this.#settle(unique, pending.controller.signal, work, failed)
   }
 
@@ -65,9 +69,26 @@ export class RequestsInFlight {
   async #endInterrupted(unique: number, { controller }: Pending): Promise<void> {
     const { signal } = this.#stopped
     await this.#clock.sleep(limits.fuseInterruptMs, { signal }).catch(() => {})
+    this.#giveUp(unique, controller, E.EINTR, 'interrupted by its caller')
+  }
+
+  #giveUp(unique: number, controller: AbortController, errno: number, why: string): void {
     if (!this.#pending.delete(unique)) return
-    this.#refuse(unique, E.EINTR)
-    controller.abort(new DOMException('interrupted by its caller', 'AbortError'))
+    this.#refuse(unique, errno)
+    controller.abort(new DOMException(why, 'AbortError'))
+  }
+
+  /** A reader past the page cache cannot even be killed before it has an answer. So everybody gets one, whatever a tree does. */
+  async #watch(): Promise<void> {
+    this.#watches = true
+    const { signal } = this.#stopped
+    while (this.#pending.size > 0 && !signal.aborted) {
+      await this.#clock.sleep(limits.fuseAnswerMs / 10, { signal }).catch(() => {})
+      const oldest = this.#clock.monotonicMs() - limits.fuseAnswerMs
+      for (const [unique, { controller, beganMs }] of this.#pending)
+        if (beganMs <= oldest) this.#giveUp(unique, controller, E.EIO, 'nobody waits so long')
+    }
+    this.#watches = false
   }
 
   /** Nothing is answered any more. */

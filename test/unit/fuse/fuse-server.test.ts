@@ -277,6 +277,20 @@ test('a read that is interrupted has a moment to end, then is EINTR and told to 
   assert.deepEqual(mount.troubles, [])
 })
 
+test('a tree that never answers is EIO in the end', async () => {
+  const clock = manualClock()
+  let signal: AbortSignal | undefined
+  await using mount = await withReader(given => {
+    signal = given
+    return new Promise(() => {})
+  }, clock)
+  const read = mount.read()
+  await until(() => signal !== undefined)
+  for (let tenths = 0; tenths < 11; tenths++) await clock.advance(limits.fuseAnswerMs / 10)
+  assert.equal((await read).errno, E.EIO)
+  assert.equal(signal?.aborted, true)
+})
+
 test('when it is unmounted what is under way is told to stop, and the device is closed', async () => {
   let signal: AbortSignal | undefined
   const mount = await withReader(given => {
