@@ -1,6 +1,6 @@
 /** What a hostile tree can try against the folder that it is restored into: nothing may change outside of it. */
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readdir, rename, rm, stat, symlink, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -378,6 +378,31 @@ test('folders that somebody replaces by links out while files are restored are n
     assert.deepEqual(await snapshot(outside), before, what)
   }
   assert.equal(swaps, 5)
+})
+
+test('a link out that is planted where a restore keeps what is not complete is not followed', async () => {
+  await using cleanup = new AsyncDisposableStack()
+  const { outside, target } = await box(cleanup)
+  await chmod(outside, 0o700)
+  let name = ''
+  const look = async () => {
+    name = (await readdir(target))[0]!
+  }
+  await copyOut([{ path: ['f'], node: whileRead(look) }], target, { resumeKey: 'planted' })
+  assert.match(name, /^\.lifeboat-get-/)
+  for (const planted of [name, join(name, 'tree')]) {
+    await rm(join(target, name), { recursive: true, force: true })
+    await mkdir(join(target, planted, '..'), { recursive: true, mode: 0o700 })
+    if (planted !== name) {
+      await chmod(join(target, name), 0o700)
+      await writeFile(join(target, name, 'boot'), (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim())
+    }
+    await symlink(outside, join(target, planted))
+    const before = await snapshot(outside)
+    const again = copyOut([{ path: ['g'], node: fileOf('escaped') }], target, { resumeKey: 'planted' })
+    await assert.rejects(again, error => isLifeboatError(error, 'output-failed'), planted)
+    assert.deepEqual(await snapshot(outside), before)
+  }
 })
 
 test('links that are in the target already are replaced where that is asked for, and never followed', async () => {
