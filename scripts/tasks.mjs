@@ -70,6 +70,10 @@ export const PACKAGE_GROUPS = {
       attr: '/usr/bin/setfattr',
     },
   },
+  mount: {
+    why: 'to mount, and to look at mounts from other programs',
+    packages: { fuse3: '/usr/bin/fusermount3', python3: '/usr/bin/python3' },
+  },
   ceph: {
     why: 'to test against a real object store',
     packages: {
@@ -96,13 +100,13 @@ export const TASKS = {
   },
   test: {
     says: 'run the tests',
-    groups: ['addon', 'guest', 'peers', 'hsm', 'units'],
+    groups: ['addon', 'guest', 'peers', 'mount', 'hsm', 'units'],
     addon: true,
     run: ['scripts/test.ts', 'ordinary'],
   },
   'test:full': {
     says: 'run the slow tests',
-    groups: ['addon', 'guest', 'peers', 'uefi', 'debian', 'filesystems', 'ceph'],
+    groups: ['addon', 'guest', 'peers', 'mount', 'uefi', 'debian', 'filesystems', 'ceph'],
     addon: true,
     run: ['scripts/test.ts', 'full'],
   },
