@@ -16,7 +16,9 @@ export const doctorCommand = verb({
     const { doctor } = await import('../recovery/doctor.ts')
     const runDir = runDirOf(invocation)
     const ofHost = await doctor({ stateDir, cacheDir, runDir, clock: surroundings.clock, signal })
-    const checks = [...ofHost, ...(invocation.namesRepository ? await repositoryChecks(invocation) : [])]
+    const { applianceCheck } = await import('../guest/appliance-check.ts')
+    const appliance = await applianceCheck({ cacheDir, clock: surroundings.clock, signal })
+    const checks = [...ofHost, appliance, ...(invocation.namesRepository ? await repositoryChecks(invocation) : [])]
     output.result({ checks }, () => {
       const width = Math.max(...checks.map(({ name }) => name.length))
       for (const { name, status, found, advice } of checks) {

@@ -97,7 +97,7 @@ const filesIn = (folder: string): ApplianceImage => ({
 })
 
 async function build(folder: string, { signal }: AbortOptions): Promise<void> {
-  const { versions } = await unpackPackages({ folder, kernel: RECIPE.kernel, names: RECIPE.packages, signal })
+  const versions = await unpackPackages({ folder, kernel: RECIPE.kernel, names: RECIPE.packages, signal })
   const unpacked = path.join(folder, 'root')
   const { kernel, root } = filesIn(folder)
   const release = await onlyName(path.join(unpacked, 'lib/modules'))

@@ -8,19 +8,13 @@ import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { mustRun } from '../recovery/external-tool.ts'
 
-export interface UnpackedPackages {
-  /** Package and version, as Debian's file names say it. */
-  readonly versions: readonly string[]
-  readonly bytesFetched: number
-}
-
 /**
  * Fetches `names`, the kernel that the metapackage `kernel` stands for, and all libraries that they depend on, and unpacks them
- * into `folder`/root. Throws 'appliance-unavailable' with what is missing here.
+ * into `folder`/root. Resolves to names with versions, as Debian's file names say them. Throws 'appliance-unavailable' with what is missing here.
  */
 export async function unpackPackages(
   request: { readonly folder: string; readonly kernel: string; readonly names: readonly string[] } & AbortOptions,
-): Promise<UnpackedPackages> {
+): Promise<readonly string[]> {
   try {
     return await fetchAndUnpack(request, [])
   } catch (error) {
@@ -46,7 +40,7 @@ const UNSANDBOXED = ['-o', 'APT::Sandbox::User=']
 async function fetchAndUnpack(
   { folder, kernel, names, signal }: Parameters<typeof unpackPackages>[0],
   options: readonly string[],
-): Promise<UnpackedPackages> {
+): Promise<readonly string[]> {
   const dependencies = async (wanted: readonly string[]) => {
     const text = await mustRun('apt-cache', [...options, 'depends', ...wanted], { signal })
     return [...text.matchAll(/^\s*\|?(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]*)$/gm)].map(match => match[1] ?? '')
@@ -66,17 +60,11 @@ async function fetchAndUnpack(
   return unpack(packages, path.join(folder, 'root'), { signal })
 }
 
-async function unpack(packages: string, root: string, { signal }: AbortOptions): Promise<UnpackedPackages> {
-  const { stat } = await import('node:fs/promises')
+async function unpack(packages: string, root: string, { signal }: AbortOptions): Promise<readonly string[]> {
   const files = (await readdir(packages)).filter(name => name.endsWith('.deb')).sort()
-  let bytesFetched = 0
-  for (const file of files) {
-    const from = path.join(packages, file)
-    bytesFetched += (await stat(from)).size
-    await mustRun('dpkg-deb', ['-x', from, root], { signal })
-  }
+  for (const file of files) await mustRun('dpkg-deb', ['-x', path.join(packages, file), root], { signal })
   await rm(packages, { recursive: true })
-  return { versions: files.map(name => decodeURIComponent(name.replace(/\.deb$/, ''))), bytesFetched }
+  return files.map(name => decodeURIComponent(name.replace(/\.deb$/, '')))
 }
 
 const unavailable = (cause: unknown): LifeboatError =>
