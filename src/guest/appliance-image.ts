@@ -5,6 +5,7 @@
  */
 import { copyFile, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import type { Clock } from '../core/clock.ts'
 import { LifeboatError } from '../core/errors.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { builtOnce, builtPlace } from '../recovery/built-once.ts'
@@ -18,6 +19,7 @@ export interface ApplianceImage {
 }
 
 export interface ImageRequest extends AbortOptions {
+  readonly clock: Clock
   readonly cacheDir: string
   /** Told that it takes a while, where there is none yet. */
   readonly tell?: (message: string) => void
@@ -71,13 +73,13 @@ const RECIPE = {
 const placeOf = (cacheDir: string) => ({ cacheDir, name: 'appliance', recipe: [JSON.stringify(RECIPE)] })
 
 /** Builds it where this host has none. Throws 'appliance-unavailable'. */
-export async function applianceImage({ cacheDir, tell, signal }: ImageRequest): Promise<ApplianceImage> {
+export async function applianceImage({ cacheDir, clock, tell, signal }: ImageRequest): Promise<ApplianceImage> {
   if (process.arch !== 'x64') throw noOtherProcessor()
   const buildTold = async (folder: string) => {
     tell?.("the appliance that reads guests' filesystems is built, once on this host, of packages that apt-get fetches")
     await build(folder, { signal })
   }
-  return filesIn(await builtOnce({ ...placeOf(cacheDir), signal, build: buildTold }))
+  return filesIn(await builtOnce({ ...placeOf(cacheDir), clock, signal, build: buildTold }))
 }
 
 /** The versions of its packages and when it was built; undefined where this host has none yet. */

@@ -48,9 +48,9 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
   const folder = await mkdtemp(path.join(request.temporary, `${FOLDER}${process.pid}-`))
   undo.defer(() => rm(folder, { recursive: true, force: true }))
   const files = {
-    kernel: path.join(folder, 'kernel'),
-    root: path.join(folder, 'root'),
-    socket: path.join(folder, 'nbd'),
+    kernel: path.join(folder, NAMES.kernel),
+    root: path.join(folder, NAMES.root),
+    socket: path.join(folder, NAMES.nbdSocket),
   }
   await copyFile(image.kernel, files.kernel)
   await writeFile(files.root, await wholeRoot(image.root, { diskNames: safeNames(disks), agent }))
@@ -58,7 +58,7 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
   const user = await ownUser()
   if (user !== undefined) await handOver(folder, Object.values(files), user)
   signal?.throwIfAborted()
-  const child = startQemu(request, { folder, ...files, user })
+  const child = startQemu(request, folder, user)
   const protocol = child.stdio[3]
   if (!(protocol instanceof Duplex)) throw new LifeboatError('internal', 'QEMU has no socket')
   // Whoever speaks the protocol listens later.
@@ -80,6 +80,7 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
   }
 }
 
+const NAMES = { kernel: 'kernel', root: 'root', nbdSocket: 'nbd' }
 const FOLDER = 'lifeboat-appliance-'
 
 /** What a process that was killed has left. Its QEMU went with it, and so did what that wrote. */
@@ -127,28 +128,16 @@ async function handOver(folder: string, files: readonly string[], user: number):
   await chmod(folder, 0o700)
 }
 
-interface Places {
-  readonly folder: string
-  readonly kernel: string
-  readonly root: string
-  readonly socket: string
-  readonly user: number | undefined
-}
-
-function startQemu(request: StartAppliance, { folder, kernel, root, socket, user }: Places): ChildProcess {
-  const { program, accelerator, disks } = request
+/** Paths are relative to the folder: its user may not look into those above it, and need not. */
+function startQemu(
+  { program, accelerator, disks }: StartAppliance,
+  folder: string,
+  user: number | undefined,
+): ChildProcess {
   const exports = disks.map((_, index) => exportName(index))
-  const [command = '', ...words] = applianceCommand({
-    program,
-    accelerator,
-    kernel,
-    root,
-    nbdSocket: socket,
-    exports,
-    user,
-  })
-  const environment = { PATH: process.env.PATH ?? '/usr/bin:/bin', TMPDIR: folder }
-  return spawn(command, words, { cwd: folder, env: environment, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] })
+  const [command = '', ...words] = applianceCommand({ program, accelerator, ...NAMES, exports, user })
+  const env = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', TMPDIR: '.' }
+  return spawn(command, words, { cwd: folder, env, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] })
 }
 
 const SAID_MAX = 2000

@@ -27,7 +27,7 @@ export interface ApplianceGuestsOptions {
   /** Names the trees of one guest, another one for each. */
   readonly treePrefix: () => string
   readonly accelerator?: Accelerator | 'auto'
-  /** A folder on a disk; default TMPDIR, else /var/tmp. */
+  /** A folder on a disk; default /var/tmp. */
   readonly temporary?: string
   readonly program?: string
   /** Told when something takes long: the image is built, once on a host. */
@@ -152,9 +152,9 @@ class ApplianceGuests implements GuestFilesystems {
   }
 
   async #request() {
-    const { exporter, cacheDir, stateDir, runDir, agent, tell, program = 'qemu-system-x86_64' } = this.#given
+    const { exporter, clock, cacheDir, stateDir, runDir, agent, tell, program = 'qemu-system-x86_64' } = this.#given
     const { signal } = this.#closing
-    const image = await applianceImage({ cacheDir, tell, signal })
+    const image = await applianceImage({ cacheDir, clock, tell, signal })
     const { accelerator } = await chooseAccelerator({
       wanted: this.#given.accelerator ?? 'auto',
       program,
@@ -163,7 +163,7 @@ class ApplianceGuests implements GuestFilesystems {
       bootId: await hostBootId(),
       signal,
     })
-    const temporary = this.#given.temporary ?? process.env.TMPDIR ?? '/var/tmp'
+    const temporary = this.#given.temporary ?? '/var/tmp'
     return { disks: this.#disks, exporter, image, accelerator, temporary, program, agent, signal }
   }
 }

@@ -5,10 +5,12 @@
 import { createHash } from 'node:crypto'
 import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import path from 'node:path'
+import type { Clock } from '../core/clock.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import { oneAtATime } from '../hypervisor/one-at-a-time.ts'
 
 export interface BuiltOnce extends AbortOptions {
+  readonly clock: Clock
   readonly cacheDir: string
   readonly name: string
   /** All that the result depends on. */
@@ -23,11 +25,11 @@ const UNUSED_MS = 30 * 24 * 3_600_000
 /** Resolves to the folder of the result. */
 export async function builtOnce(request: BuiltOnce): Promise<string> {
   const result = builtPlace(request)
-  if (await isBuilt(result)) return result
+  if (await isBuilt(result, request.clock.now())) return result
   await mkdir(request.cacheDir, { recursive: true, mode: 0o700 })
   await oneAtATime(`build/${createHash('sha256').update(path.resolve(result)).digest('hex')}`, async () => {
     request.signal?.throwIfAborted()
-    if (await isBuilt(result)) return
+    if (await isBuilt(result, request.clock.now())) return
     await removeUnused(request)
     const fresh = `${result}.new`
     await rm(fresh, { recursive: true, force: true })
@@ -53,8 +55,7 @@ export function builtPlace({ cacheDir, name, recipe }: Pick<BuiltOnce, 'cacheDir
 }
 
 /** The folder's time says when somebody last asked for it. */
-async function isBuilt(result: string): Promise<boolean> {
-  const now = new Date()
+async function isBuilt(result: string, now: Date): Promise<boolean> {
   return utimes(result, now, now).then(
     () => true,
     // Somebody else's cache may be read without being written to.
@@ -66,12 +67,12 @@ async function isBuilt(result: string): Promise<boolean> {
   )
 }
 
-async function removeUnused({ cacheDir, name }: BuiltOnce): Promise<void> {
+async function removeUnused({ cacheDir, name, clock }: BuiltOnce): Promise<void> {
   const ofThisName = new RegExp(`^${name}-[0-9a-f]{16}(\\.new)?$`)
   for (const entry of await readdir(cacheDir)) {
     if (!ofThisName.test(entry)) continue
     const place = path.join(cacheDir, entry)
     const { mtimeMs } = await stat(place)
-    if (Date.now() - mtimeMs > UNUSED_MS) await rm(place, { recursive: true, force: true })
+    if (clock.now().getTime() - mtimeMs > UNUSED_MS) await rm(place, { recursive: true, force: true })
   }
 }

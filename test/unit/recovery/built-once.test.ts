@@ -12,6 +12,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { systemClock } from '../../../src/core/clock.ts'
 import { builtOnce } from '../../../src/recovery/built-once.ts'
 
 const cacheDir = mkdtempSync(join(tmpdir(), 'built-once-'))
@@ -25,17 +26,19 @@ test('a recipe is built once, also by many at once; another recipe is another re
     writeFileSync(join(folder, 'result'), String(builds))
   }
   const places = await Promise.all(
-    Array.from({ length: 4 }, () => builtOnce({ cacheDir, name: 'thing', recipe: ['a', 'b'], build })),
+    Array.from({ length: 4 }, () =>
+      builtOnce({ cacheDir, clock: systemClock, name: 'thing', recipe: ['a', 'b'], build }),
+    ),
   )
   assert.equal(new Set(places).size, 1)
   assert.equal(builds, 1)
   assert.equal(readFileSync(join(places[0] ?? '', 'result'), 'utf8'), '1')
-  const other = await builtOnce({ cacheDir, name: 'thing', recipe: ['ab'], build })
+  const other = await builtOnce({ cacheDir, clock: systemClock, name: 'thing', recipe: ['ab'], build })
   assert.notEqual(other, places[0])
 })
 
 test('a build that fails leaves nothing, and the next one begins anew', async () => {
-  const request = { cacheDir, name: 'broken', recipe: ['x'] }
+  const request = { cacheDir, clock: systemClock, name: 'broken', recipe: ['x'] }
   const build = async (folder: string) => {
     writeFileSync(join(folder, 'half'), '')
     throw new Error('no network')
@@ -57,7 +60,7 @@ test('results that nobody asked for in a month go when something new is built', 
     mkdirSync(place)
     utimesSync(place, longAgo, longAgo)
   }
-  await builtOnce({ cacheDir, name: 'aged', recipe: ['y'], build: async () => {} })
+  await builtOnce({ cacheDir, clock: systemClock, name: 'aged', recipe: ['y'], build: async () => {} })
   assert.ok(!existsSync(old))
   assert.ok(existsSync(foreign))
 })
