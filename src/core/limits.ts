@@ -504,6 +504,8 @@ export const limits = {
   walkDepthMax: 256,
   /** Listings begun before they are needed, at each depth: a listing over a store is a round trip. */
   walkListsAhead: 16,
+  /** Listings under way at which none is begun for what is two directories off. */
+  walkListsRunning: 32,
   /** Entries of such listings that wait in memory: some 30 MiB. */
   walkEntriesAhead: 65_536,
   /** Of one pattern of names, its braces written out. */

@@ -6,7 +6,7 @@ import { messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { DirectoryNode, Entry, TreeNode } from './file-tree.ts'
-import { Listing, type ListingRoom } from './listing.ts'
+import { beginBelow, endBelow, type ListedBatch, Listing, type Listings } from './listing.ts'
 import { isName } from './name.ts'
 import { isOfOneFile } from './problems.ts'
 
@@ -41,28 +41,27 @@ interface Level {
   /** Undefined: it is not to be entered. */
   readonly listing: Listing | undefined
   readonly names: Set<string>
-  /** What was read of its list, and how far it was told and listed ahead. */
-  batch: readonly Entry[]
+  /** What was read of its list, and how far it was told. */
+  batch: ListedBatch
   at: number
-  ahead: number
-  /** Listings begun for directories of `batch`, by position. */
-  readonly begun: Map<number, Listing>
 }
 
+const NO_BATCH: ListedBatch = { entries: [], begun: new Map(), ahead: 0 }
+
 export async function* walk(start: PlacedNode, options: WalkOptions = {}): AsyncGenerator<WalkEvent> {
-  const { signal } = options
-  const room: ListingRoom = { entries: 0, max: limits.walkEntriesAhead }
+  const { signal, enters = () => true } = options
+  const listings: Listings = { entries: 0, running: 0, signal, enters }
   const levels: Level[] = []
   let told = 0
   try {
     yield { kind: 'entry', ...start }
     if (start.node.kind !== 'directory') return
-    levels.push(levelOf(start.path, start.node, new Listing(start.node, room, { signal })))
+    levels.push(levelOf(start.path, start.node, new Listing(start.path, start.node, listings, 0)))
     for (let level = levels.at(-1); level !== undefined; level = levels.at(-1)) {
       signal?.throwIfAborted()
       let entry: Entry | undefined
       try {
-        entry = level.batch[level.at] === undefined ? await nextEntry(level) : level.batch[level.at++]
+        entry = level.batch.entries[level.at] ?? (await nextEntry(level))
       } catch (error) {
         if (!isOfOneFile(error)) throw error
         yield { kind: 'problem', path: level.path, what: 'unreadable', reason: messageOf(error), error }
@@ -73,10 +72,12 @@ export async function* walk(start: PlacedNode, options: WalkOptions = {}): Async
         yield { kind: 'left', path: level.path, node: level.node }
         continue
       }
-      const position = level.at - 1
-      beginAhead(level, position, room, options)
-      const begun = level.begun.get(position)
-      level.begun.delete(position)
+      const position = level.at++
+      const { batch } = level
+      batch.ahead = Math.max(batch.ahead, position)
+      beginBelow(batch, level.path, listings, 1)
+      const begun = batch.begun.get(position)
+      batch.begun.delete(position)
       const path = [...level.path, entry.name]
       const { node } = entry
       told += 1
@@ -90,9 +91,11 @@ export async function* walk(start: PlacedNode, options: WalkOptions = {}): Async
         if (told > limits.walkEntriesMax) return
         continue
       }
-      const enters = node.kind === 'directory' && (options.enters?.(path, node) ?? true)
-      if (node.kind === 'directory')
-        levels.push(levelOf(path, node, enters ? (begun ?? new Listing(node, room, { signal })) : undefined))
+      if (node.kind === 'directory') {
+        begun?.approach(0)
+        const listing = begun ?? (enters(path, node) ? new Listing(path, node, listings, 0) : undefined)
+        levels.push(levelOf(path, node, listing))
+      }
       yield { kind: 'entry', path, node }
     }
   } finally {
@@ -108,32 +111,18 @@ const levelOf = (path: readonly string[], node: DirectoryNode, listing: Listing 
   identity: identityOf(node),
   listing,
   names: new Set(),
-  batch: [],
+  batch: NO_BATCH,
   at: 0,
-  ahead: 0,
-  begun: new Map(),
 })
 
-/** Reads on where the batch is at its end. */
+/** Reads on: the batch is at its end. */
 async function nextEntry(level: Level): Promise<Entry | undefined> {
-  while (level.at >= level.batch.length) {
+  for (;;) {
     const batch = await level.listing?.next()
     if (batch === undefined) return undefined
     level.batch = batch
     level.at = 0
-    level.ahead = 0
-  }
-  return level.batch[level.at++]
-}
-
-/** Lists the next directories of the batch, some at a time, while there is room. */
-function beginAhead(level: Level, from: number, room: ListingRoom, { signal, enters }: WalkOptions): void {
-  level.ahead = Math.max(level.ahead, from)
-  while (level.ahead < level.batch.length && level.begun.size < limits.walkListsAhead && room.entries < room.max) {
-    const position = level.ahead++
-    const { name, node } = level.batch[position]!
-    if (node.kind === 'directory' && (enters?.([...level.path, name], node) ?? true))
-      level.begun.set(position, new Listing(node, room, { signal }))
+    if (batch.entries[0] !== undefined) return batch.entries[0]
   }
 }
 
@@ -151,5 +140,5 @@ function refusalOf({ name, node }: Entry, level: Level, levels: readonly Level[]
 
 async function endLevel(level: Level): Promise<void> {
   await level.listing?.[Symbol.asyncDispose]()
-  for (const listing of level.begun.values()) await listing[Symbol.asyncDispose]()
+  await endBelow(level.batch)
 }

@@ -61,6 +61,22 @@ test('directories are listed ahead of their turn, many at once and not all', asy
   assert.ok(most > 8 && most <= limits.walkListsAhead + 1, `${most} at once`)
 })
 
+test('where directories have few directories each, those below the next ones are listed ahead too', async () => {
+  let inode = 0
+  let running = 0
+  let most = 0
+  const nested = (depth: number): DirectoryNode =>
+    fake(++inode, async () => {
+      most = Math.max(most, ++running)
+      for (let turns = 0; turns < 20; turns++) await turn()
+      running -= 1
+      return depth === 0 ? [] : [0, 1, 2].map(index => ({ name: `d${index}`, node: nested(depth - 1) }))
+    })
+  const lines = await told(nested(5))
+  assert.equal(lines.filter(line => line.startsWith('+')).length, (3 ** 6 - 1) / 2)
+  assert.ok(most > 6 && most <= limits.walkListsRunning + limits.walkListsAhead, `${most} at once`)
+})
+
 test('a walk that is given up ends the lists that it began', async () => {
   const signals: AbortSignal[] = []
   const slow = (inode: number) =>
