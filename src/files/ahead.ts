@@ -25,7 +25,8 @@ export async function* ahead<T, R>(
     }
     while (started.length > 0) yield await started.shift()!
   } finally {
-    ended.abort()
+    // An abort makes an error with a stack: where nothing is under way that would be all it does.
+    if (started.length > 0) ended.abort()
     await Promise.allSettled(started)
   }
 }
