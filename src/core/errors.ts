@@ -57,7 +57,6 @@ export type ErrorCode =
   | 'guest-unsupported'
   | 'guest-filesystem'
   | 'appliance-unavailable'
-  | 'appliance-failed'
   | 'guest-lost'
   | 'guest-protocol'
   // protocol between hosts

@@ -80,4 +80,4 @@ const isOfVolume = ({ code }: LifeboatError): boolean =>
   code === 'guest-filesystem' || code === 'guest-unsupported' || code === 'guest-locked' || code === 'wrong-guest-key'
 
 const isOfParser = ({ code }: LifeboatError): boolean =>
-  code === 'guest-lost' || code === 'guest-protocol' || code === 'appliance-failed' || code === 'appliance-unavailable'
+  code === 'guest-lost' || code === 'guest-protocol' || code === 'appliance-unavailable'
