@@ -27,6 +27,7 @@ const FLAGS = {
   // The work is done by the addon: V8's last compiler would take 7 MiB more, for no less CPU.
   backup: [YOUNG_HEAP, '--no-turbofan'],
   export: SERVING,
+  mount: SERVING,
   boot: SERVING,
   resume: SERVING,
 }

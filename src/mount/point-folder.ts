@@ -1,6 +1,6 @@
 /** One point: `manifest.json`, `disks/` and `files/`. Looking into it reads the manifest, reading a disk opens the point. */
 import type { AbortOptions } from '../core/scope.ts'
-import type { DirectoryNode, Entry, FileNode } from '../files/file-tree.ts'
+import type { Attributes, DirectoryNode, Entry, FileNode, TreeNode } from '../files/file-tree.ts'
 import { virtualDirectory, virtualFile } from '../files/virtual-node.ts'
 import type { PointSummary } from '../repository/repository.ts'
 import { type DescribedPoints, manifestText } from './described-points.ts'
@@ -21,28 +21,66 @@ const INODES = { point: 1n, disks: 2n, files: 3n, firstDisk: 16n } as const
 
 const ENDING = '.raw'
 
-export function pointFolder(point: PointSummary, context: PointFolderContext): DirectoryNode {
+/** Small, since the kernel remembers ten thousand of them: what is in it is made when somebody looks. */
+export class PointFolder implements DirectoryNode {
+  readonly kind = 'directory'
+  // A hold makes another manifest.json.
+  readonly isFrozen = false
+  readonly #point: PointSummary
+  readonly #context: PointFolderContext
+
+  constructor(point: PointSummary, context: PointFolderContext) {
+    this.#point = point
+    this.#context = context
+  }
+
+  get tree(): string {
+    return this.#point.id
+  }
+
+  attributes(): Attributes {
+    return this.#folder().attributes()
+  }
+
+  xattrs(options?: AbortOptions): Promise<ReadonlyMap<string, Uint8Array>> {
+    return this.#folder().xattrs(options)
+  }
+
+  lookup(name: string, options?: AbortOptions): Promise<TreeNode | undefined> {
+    return this.#folder().lookup(name, options)
+  }
+
+  list(options?: AbortOptions): AsyncIterable<readonly Entry[]> {
+    return this.#folder().list(options)
+  }
+
+  #folder(): DirectoryNode {
+    return pointFolder(this.#point, this.#context)
+  }
+}
+
+function pointFolder(point: PointSummary, context: PointFolderContext): DirectoryNode {
   const place: Place = { tree: point.id, modified: point.takenAt, owner: context.owner }
-  const disks = virtualDirectory({
-    ...ours(place, INODES.disks, FOLDER),
-    entries: options => diskFiles(point, context, options),
-  })
-  const files = context.guestFolder?.(point, place, INODES.files)
+  const disks = () =>
+    virtualDirectory({
+      ...ours(place, INODES.disks, FOLDER),
+      entries: options => diskFiles(point, context, options),
+    })
+  const files = () => context.guestFolder?.(point, place, INODES.files)
   return virtualDirectory({
     ...ours(place, INODES.point, FOLDER),
-    // A hold makes another manifest.json.
-    isFrozen: false,
     async entries(options) {
       const manifest = await manifestFile(point, context, options)
       const entries: readonly Entry[] = [
-        { name: 'disks', node: disks },
+        { name: 'disks', node: disks() },
         { name: 'manifest.json', node: manifest },
       ]
-      return files ? [...entries, { name: 'files', node: files }] : entries
+      const guest = files()
+      return guest ? [...entries, { name: 'files', node: guest }] : entries
     },
     async lookup(name, options) {
-      if (name === 'disks') return disks
-      if (name === 'files') return files
+      if (name === 'disks') return disks()
+      if (name === 'files') return files()
       return name === 'manifest.json' ? await manifestFile(point, context, options) : undefined
     },
   })

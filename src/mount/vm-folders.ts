@@ -3,7 +3,7 @@ import type { DirectoryNode } from '../files/file-tree.ts'
 import { virtualDirectory } from '../files/virtual-node.ts'
 import { found, type ListedVm, type Listing, type PointListing } from './listing.ts'
 import { batched, FOLDER, linkTo, ours, type Place } from './nodes.ts'
-import { type PointFolderContext, pointFolder } from './point-folder.ts'
+import { PointFolder, type PointFolderContext } from './point-folder.ts'
 
 export function vmFolders(listing: PointListing, place: Place, context: PointFolderContext): DirectoryNode {
   const vmFolder = (vm: ListedVm) => folderOf(listing, { ...place, tree: 'vms', modified: modifiedOf(vm) }, vm, context)
@@ -41,7 +41,7 @@ function folderOf(
     async *entries(options) {
       const listed = (await listing.current(options)).vms.get(vm)
       if (!listed) return
-      yield* batched([...listed.points], ([name, point]) => ({ name, node: pointFolder(point, context) }))
+      yield* batched([...listed.points], ([name, point]) => ({ name, node: new PointFolder(point, context) }))
       yield [{ name: LATEST, node: latestOf(listed) }]
     },
     async lookup(name, options) {
@@ -50,7 +50,7 @@ function folderOf(
       if (!listed) return undefined
       if (name === LATEST) return latestOf(listed)
       const point = found(listed.points.get(name), all)
-      return point && pointFolder(point, context)
+      return point && new PointFolder(point, context)
     },
   })
 }

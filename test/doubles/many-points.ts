@@ -3,6 +3,7 @@ import { hex, pointId } from '../../src/core/ids.ts'
 import { pointKey } from '../../src/repository/object-keys.ts'
 import type { PointSummary } from '../../src/repository/repository.ts'
 import { sealManifest } from '../../src/repository/stored-manifest.ts'
+import type { ObjectStore } from '../../src/storage/object-store.ts'
 import type { RepositoryFixture } from './repository-fixture.ts'
 
 export interface ManyPoints {
@@ -13,7 +14,7 @@ export interface ManyPoints {
 }
 
 export async function manyPoints(
-  { repository, store, random }: RepositoryFixture,
+  { repository, store, random }: Pick<RepositoryFixture, 'repository' | 'random'> & { readonly store: ObjectStore },
   { like, count, vmOf, timeOf }: ManyPoints,
 ): Promise<void> {
   const manifest = await repository.manifest(like)

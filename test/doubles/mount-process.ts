@@ -49,11 +49,11 @@ export interface MountProcess extends AsyncDisposable {
   readonly ended: Promise<number | null>
 }
 
-export async function mountProcess(t: CommandLine, words: string, name = 'mounted'): Promise<MountProcess> {
-  const dir = t.at(name)
+export async function mountProcess(t: CommandLine, flags = '--quiet'): Promise<MountProcess> {
+  const dir = t.at('mounted')
   mkdirSync(dir, { recursive: true })
   const env = { ...process.env, ...t.environment, NODE_TEST_CONTEXT: undefined, M: dir }
-  const child = spawn(process.execPath, [program, ...words.split(' '), 'mount', dir], {
+  const child = spawn(process.execPath, [program, 'mount', dir, ...flags.split(' ')], {
     env,
     stdio: ['ignore', 'pipe', 'pipe'],
   })

@@ -84,7 +84,7 @@ test('fusermount3 -u ends it with 0; what cannot be a mount point is refused wit
 }, async () => {
   await using t = await repository()
   {
-    await using mount = await mountProcess(t, '--quiet')
+    await using mount = await mountProcess(t)
     assert.equal(mount.said.stdout, `${mount.dir}\n`)
     const again = await t.json(`mount ${mount.dir}`)
     assert.deepEqual([again.code, again.error.code], [2, 'mount-point'], again.stderr)
@@ -100,7 +100,7 @@ test('fusermount3 -u ends it with 0; what cannot be a mount point is refused wit
 
 test('kill -9 while somebody reads leaves no dead mount, and nobody hangs', { skip: tools }, async () => {
   await using t = await repository()
-  await using mount = await mountProcess(t, '--quiet')
+  await using mount = await mountProcess(t)
   const reading = mount.look(
     `for n in $(seq 200); do dd if=$M/by-vm/web1/latest/disks/vda.raw of=/dev/null bs=64K iflag=direct status=none || exit 0; done; echo 'never failed'; exit 1`,
     { ms: 30_000 },
