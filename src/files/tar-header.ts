@@ -58,10 +58,8 @@ export const padded = (bytes: Buffer): Buffer => Buffer.concat([bytes, Buffer.al
 
 /** GNU's format 1.0: how many pieces of data there are, then where each lies and how long it is. */
 export function sparseMap(data: readonly { readonly offset: number; readonly length: number }[], size: number): Buffer {
-  const last = data.at(-1)
-  // What ends in a hole has an empty piece at its end, as GNU tar writes it.
-  const pieces =
-    last !== undefined && last.offset + last.length === size ? data : [...data, { offset: size, length: 0 }]
+  // An empty piece at the end says where a last hole ends.
+  const pieces = [...data, { offset: size, length: 0 }]
   return padded(
     Buffer.from(
       [pieces.length, ...pieces.flatMap(({ offset, length }) => [offset, length])].map(each => `${each}\n`).join(''),

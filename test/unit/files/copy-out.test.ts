@@ -246,6 +246,21 @@ test('what is in the way is told before anything is read', async () => {
   assert.deepEqual(await readdir(target), ['one'])
 })
 
+test('what has come meanwhile is not replaced', async () => {
+  await using cleanup = new AsyncDisposableStack()
+  const target = await scratch(cleanup)
+  for (const name of ['f', 'd']) {
+    const come = async () => {
+      if (name === 'd') await mkdir(join(target, 'd'))
+      await writeFile(join(target, name === 'd' ? 'd/x' : 'f'), 'theirs')
+    }
+    const node = watched([], 'x', patternBytes(10), come)
+    const source = { path: name === 'd' ? ['d', 'x'] : ['f'], node }
+    await assert.rejects(copyOut([source], target, { resumeKey: name }), hasCode('output-exists'))
+    assert.equal(await readFile(join(target, name === 'd' ? 'd/x' : 'f'), 'utf8'), 'theirs')
+  }
+})
+
 test('a target that is a link is its user’s word; one that is a file is none', async () => {
   await using cleanup = new AsyncDisposableStack()
   const folder = await scratch(cleanup)
@@ -281,7 +296,9 @@ test('two restores of the same into one folder do not meet', async () => {
   const target = await scratch(cleanup)
   const reading = Promise.withResolvers<void>()
   const go = Promise.withResolvers<void>()
-  const slow = watched([], 'f', patternBytes(10), async () => {
+  const reads: string[] = []
+  const slow = watched(reads, 'f', patternBytes(10), async () => {
+    if (reads.length > 1) return
     reading.resolve()
     await go.promise
   })
@@ -338,20 +355,22 @@ test('a file with several names is read once', async () => {
   assert.equal((await lstat(join(target, 'name7'))).nlink, 50)
 })
 
-test('many reads are under way, within bounds, and progress is told', async () => {
+test('many reads are under way, within bounds, and progress is told', { timeout: 120_000 }, async () => {
   await using cleanup = new AsyncDisposableStack()
   const target = await scratch(cleanup)
   let running = 0
   let most = 0
-  const slowly = async () => {
+  const enough = Promise.withResolvers<void>()
+  const untilMany = async () => {
     most = Math.max(most, ++running)
-    await new Promise(resolve => setTimeout(resolve, 5))
+    if (most > limits.copyReadsPerFile) enough.resolve()
+    await enough.promise
     running -= 1
   }
   const bytes = patternBytes(6 * MiB)
   const names = Array.from(
     { length: 10 },
-    (_, index) => [`f${index}`, watched([], `f${index}`, bytes, slowly)] as const,
+    (_, index) => [`f${index}`, watched([], `f${index}`, bytes, untilMany)] as const,
   )
   const seen: CopyCounts[] = []
   await restore(folderOf(...names), target, { onProgress: counts => seen.push({ ...counts }) })
