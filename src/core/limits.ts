@@ -472,8 +472,8 @@ export const limits = {
   guestVolumesMax: 4096,
   /** PATH_MAX: no Linux filesystem has a longer target. */
   guestLinkBytesMax: 4096,
-  /** Extended attributes of one file: a thousand of the largest. */
-  guestXattrBytesMax: 64 * MiB,
+  /** Extended attributes of one file: 256 of the largest. */
+  guestXattrBytesMax: 16 * MiB,
   /** Entries of one directory: a loop on a disk must not list for ever. */
   guestEntriesMax: 16 * 1024 * 1024,
   /** Nodes kept with the listings of their directories, some 500 bytes each. The kernel of who mounts it keeps them too. */

@@ -10,6 +10,7 @@ import { type RemoteGuests, remoteGuests } from '../../../src/guest/remote-tree.
 import { operations } from '../../../src/guest/wire.ts'
 import { entry, FILE_BYTES, frame, guestServer, MANY, sendHonest, text, u32, u64 } from '../../doubles/guest-server.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
+import { patternBytes } from '../../doubles/pattern.ts'
 import { until } from '../../doubles/until.ts'
 
 const connected = (stream: Duplex, clock = systemClock): Promise<RemoteGuests> =>
@@ -71,7 +72,7 @@ test('a name whose file is damaged is listed, and cannot be opened', async () =>
     )
 })
 
-test('names that no directory may have are left out and counted', async () => {
+test('names that no directory may have are left out, counted and told', async () => {
   const bad = ['..', '.', 'a/b', 'a\0b', '/']
   await using guests = await connected(
     guestServer((request, honest, toClient) => {
@@ -80,7 +81,15 @@ test('names that no directory may have are left out and counted', async () => {
       toClient.write(frame(request.tag, Buffer.concat([u64(0), u32(entries.length), ...entries])))
     }),
   )
-  const names = (await listed(await rootOf(guests))).map(({ name }) => name)
+  const names: string[] = []
+  const list = async () => {
+    const root = await rootOf(guests)
+    for await (const entries of root.list()) names.push(...entries.map(({ name }) => name))
+  }
+  await assert.rejects(
+    list,
+    error => isLifeboatError(error, 'guest-filesystem') && error.message.includes(`${bad.length} names`),
+  )
   assert.deepEqual(names, ['\udcff.'])
   assert.equal(guests.namesLeftOut, bad.length)
 })
@@ -115,6 +124,28 @@ test('a directory that leads back into itself ends in an error', async () => {
   )
   await assert.rejects(listed(await rootOf(guests)), error => isLifeboatError(error, 'guest-filesystem'))
   assert.ok(pages < 5)
+  assert.ok(guests.isAlive)
+})
+
+test('extended attributes in pages come whole, and end where they are more than anybody has', async () => {
+  const value = patternBytes(60_000, 3)
+  let pagesMax = 3
+  await using guests = await connected(
+    guestServer((request, honest, toClient) => {
+      if (request.operation !== operations.xattrs) return sendHonest(request, honest, toClient)
+      const first = request.body.readUInt32LE(1 + request.body[0]!)
+      const pairs = Array.from({ length: 10 }, (_, index) => [text(`user.${first + index}`), text(value)]).flat()
+      const next = first + 10 < pagesMax * 10 ? first + 10 : 0
+      toClient.write(frame(request.tag, Buffer.concat([u32(next), u32(10), ...pairs])))
+    }),
+  )
+  const file = await fileOf(guests)
+  const xattrs = await file.xattrs()
+  assert.equal(xattrs.size, 30)
+  for (const bytes of xattrs.values()) assert.ok(value.equals(bytes))
+  pagesMax = 1_000_000
+  const link = await (await rootOf(guests)).lookup('link')
+  await assert.rejects(link?.xattrs() ?? Promise.resolve(), error => isLifeboatError(error, 'guest-filesystem'))
   assert.ok(guests.isAlive)
 })
 
