@@ -26,7 +26,7 @@ void checkRead(int error);
 // The names of one directory, in its order.
 class Directory {
  public:
-  // Throws where it has more than any directory that was not made to exhaust memory.
+  // What is no name is left out, and told with `trouble`. Throws where it has more than any directory that was not made to exhaust memory.
   void add(std::string_view name, uint64_t inode);
   size_t count() const { return entries_.size(); }
   std::string_view name(size_t index) const { return {names_.data() + entries_[index].at, entries_[index].length}; }
@@ -46,6 +46,7 @@ class Directory {
     uint32_t at;
     uint16_t length;
   };
+  size_t leftOut_ = 0;
   std::string names_;
   std::vector<Entry> entries_;
   std::unordered_map<std::string_view, uint64_t> index_;

@@ -105,7 +105,9 @@ class RemoteDirectory extends Common implements DirectoryNode {
     if (known) return yield Array.from(known, ([name, node]) => ({ name, node }))
     const listed = new Map<string, TreeNode>()
     let count = 0
+    let leftOut = 0
     for await (const page of this.#pages(options)) {
+      leftOut += page.leftOut
       const entries = page.entries.map(({ name, found }) => ({
         name,
         node: found ? remoteNode(this.volume, found) : damagedFile(this.volume, this.id, name),
@@ -115,6 +117,8 @@ class RemoteDirectory extends Common implements DirectoryNode {
       if (count <= limits.guestEntriesKept) for (const { name, node } of entries) listed.set(name, node)
       if (entries.length > 0) yield entries
     }
+    // Told behind all that can be read, as other damage of a directory is.
+    if (leftOut > 0) throw noNames(this.volume, leftOut)
     if (listed.size === count) this.volume.keepEntries(this.id, listed)
   }
 
@@ -145,6 +149,8 @@ class RemoteDirectory extends Common implements DirectoryNode {
 
 const endless = (volume: RemoteVolume) =>
   filesystemError(constants.errno.EIO, 'a directory leads back into itself, or has more entries than any', volume.name)
+const noNames = (volume: RemoteVolume, count: number) =>
+  filesystemError(constants.errno.EIO, `${count} names that no file can have are left out`, volume.name)
 const UNREADABLE = 'what this name stands for is damaged'
 
 /** A name whose file cannot be read is shown as an empty file that cannot be opened: leaving it out would look as if it had never been. */

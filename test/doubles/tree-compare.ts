@@ -94,7 +94,7 @@ async function differencesOf(
   if (node.kind === 'symlink') same('target', await node.readLink(options), meant.target)
   if (node.kind === 'file') {
     same('size', is.size, meant.size)
-    if (holds.holes && isSparse(meant) && is.allocated * 2 > is.size)
+    if (holds.holes !== 'none' && isSparse(meant) && is.allocated * 2 > is.size)
       said.push(`${is.allocated} bytes of ${is.size} are allocated: its holes are lost`)
     said.push(...(await contentDifferences(node, meant, holds, options)))
   }
@@ -131,7 +131,7 @@ async function contentDifferences(
       hash.update(piece)
     }
     if (hash.digest('hex') !== createHash('sha256').update(expected).digest('hex')) said.push('its contents differ')
-    if (holds.holes && isSparse(meant)) said.push(...(await holeDifferences(reader, expected, options)))
+    if (holds.holes === 'known' && isSparse(meant)) said.push(...(await holeDifferences(reader, expected, options)))
     return said
   } catch (error) {
     return [`cannot be read: ${error instanceof Error ? error.message : error}`]

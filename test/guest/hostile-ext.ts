@@ -8,6 +8,7 @@ import { shell, tool } from './tool.ts'
 const MiB = 1024 * 1024
 const SUPERBLOCK = 1024
 const BLOCK = 1024
+const DOUBLY = 18
 
 interface ExtOptions {
   readonly sizeMiB?: number
@@ -85,9 +86,10 @@ export async function makeEntryBomb(path: string): Promise<void> {
   const [single, double] = await blocksOf('pointers')
   const all = (block: number): Buffer => Buffer.from(new Uint32Array(BLOCK / 4).fill(block).buffer)
   writeAt(path, all(entries!), single! * BLOCK)
-  writeAt(path, all(single!), double! * BLOCK)
+  // As many as its size says: libext2fs follows all that are not 0.
+  writeAt(path, all(single!).fill(0, DOUBLY * 4), double! * BLOCK)
   const direct = Array.from({ length: 11 }, (_, n) => `sif bomb block[${n + 1}] ${entries}`)
-  const count = 12 + 256 + 256 * 18
+  const count = 12 + 256 + 256 * DOUBLY
   await change(path, [
     ...direct,
     `sif bomb block[IND] ${single}`,

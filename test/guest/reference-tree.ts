@@ -32,7 +32,7 @@ const MiB = 1024 * KiB
 /** 2001-02-03T04:05:06.123456700Z: NTFS counts in 100 ns. */
 const REFERENCE_TIME_NS = 981_173_106_123_456_700n
 /** Before 1970, which FAT cannot say. */
-export const EARLY_NS = -1_000_000_000_500_000_000n
+const EARLY_NS = -1_000_000_000_500_000_000n
 const OWNER = { uid: 1234, gid: 4321 }
 const SMALL_FILES = 300
 const DEPTH = 40

@@ -7,6 +7,7 @@ import { test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
 import { readerGuests } from '../../src/guest/reader.ts'
 import { checkLayout, openDisks } from '../doubles/guest-matrix.ts'
+import { ownAppliance } from '../doubles/own-appliance.ts'
 import { guestDisks } from '../guest/filesystem-images.ts'
 
 const layouts = await guestDisks(line => console.log(line))
@@ -25,4 +26,21 @@ test('the reader process shows what was written, or leaves it to the appliance',
   }
   assert.deepEqual(wrong, [])
   assert.ok(read > 3000, `only ${read} files were read by the reader: it leaves too much`)
+})
+
+test('one appliance with all disks of all layouts shows what was written', async () => {
+  using appliance = ownAppliance()
+  await using files = await openDisks(layouts.flatMap(({ disks }) => disks))
+  const startedAt = performance.now()
+  await using guest = await appliance.open(files.disks)
+  const volumes = await guest.volumes()
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(1)
+  console.log(`appliance: ${files.disks.length} disks, ${volumes.length} volumes after ${seconds} s`)
+  const wrong: string[] = []
+  for (const layout of layouts) {
+    const report = await checkLayout(guest, layout)
+    console.log(`appliance: ${report.line}`)
+    wrong.push(...report.wrong)
+  }
+  assert.deepEqual(wrong, [])
 })
