@@ -10,13 +10,13 @@ import path from 'node:path'
 import { systemClock } from '../src/core/clock.ts'
 import { MiB } from '../src/core/limits.ts'
 import { systemRandom } from '../src/core/random.ts'
-import { forEachLimited } from '../src/core/scope.ts'
 import { restoreDisk } from '../src/recovery/restore.ts'
 import type { ObjectStore } from '../src/storage/object-store.ts'
 import { decodeAll, decodeAndWriteAll, readRecords } from './decode-speed.ts'
 import { distant } from './distant-store.ts'
 import { type Goal, judge, median } from './goal.ts'
 import { type Images, images } from './images.ts'
+import { LINK, packsOf, readAll } from './link.ts'
 import { memoryFolder } from './memory-folder.ts'
 import { cost, lifeboat } from './process-cost.ts'
 import { type BenchRepository, makeRepository } from './repository.ts'
@@ -24,8 +24,6 @@ import { copiedToMemory, openThrough } from './repository-in-memory.ts'
 import { makeRestic, type Restic } from './restic.ts'
 import { type Spent, spent } from './spent.ts'
 import { isInstalled } from './tools.ts'
-
-const LINK = { latencyMs: 10, bytesPerSecond: 150e6 }
 
 export const goal: Goal = {
   id: 'G7',
@@ -37,8 +35,7 @@ export const goal: Goal = {
     const repository = await makeRepository(dir, 'repo')
     await lifeboat(['backup', 'vm', '--image', `vda=${source.v1}`, '--json'], repository.environment)
     const memory = await copiedToMemory(repository)
-    const packs: { key: string; size: number }[] = []
-    for await (const info of memory.list('packs/')) packs.push(info)
+    const packs = await packsOf(memory)
     const records = await readRecords(memory, repository)
     const restic = (await isInstalled('restic')) ? await resticWith(dir, source) : undefined
 
@@ -126,16 +123,6 @@ export const goal: Goal = {
 }
 
 const words = ({ wallSeconds, cpuSeconds }: Spent) => `${wallSeconds.toFixed(2)} s/${cpuSeconds.toFixed(2)} CPU-s`
-
-async function readAll(store: ObjectStore, objects: readonly { key: string; size: number }[]): Promise<void> {
-  function* ranges() {
-    for (const { key, size } of objects)
-      for (let offset = 0; offset < size; offset += MiB) yield { key, offset, length: Math.min(MiB, size - offset) }
-  }
-  await forEachLimited(ranges(), 16, async ({ key, ...range }) => {
-    await store.get(key, range)
-  })
-}
 
 async function restoreThrough(store: ObjectStore, repository: BenchRepository, output: string): Promise<Spent> {
   await rm(output, { force: true })

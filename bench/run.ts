@@ -13,7 +13,7 @@ const { values, positionals } = parseArgs({
 })
 const wanted = positionals.map(name => name.toLowerCase())
 const files = (await readdir(HERE))
-  .filter(name => /^(g\d+-.*|sizes|dedup|garbage|gc-memory)\.ts$/.test(name))
+  .filter(name => /^(g\d+-.*|sizes|dedup|garbage|gc-memory|files-get)\.ts$/.test(name))
   .sort(byNumber)
 await mkdir(path.join(HERE, 'results'), { recursive: true })
 
