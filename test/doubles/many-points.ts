@@ -1,5 +1,6 @@
 /** More points than a test could back up: the manifest of one, sealed again under other names and times. */
 import { hex, pointId } from '../../src/core/ids.ts'
+import { forEachLimited } from '../../src/core/scope.ts'
 import { pointKey } from '../../src/repository/object-keys.ts'
 import type { PointSummary } from '../../src/repository/repository.ts'
 import { sealManifest } from '../../src/repository/stored-manifest.ts'
@@ -19,9 +20,10 @@ export async function manyPoints(
 ): Promise<void> {
   const manifest = await repository.manifest(like)
   const keys = repository.reading.keyring.repository
-  for (let n = 0; n < count; n++) {
+  const numbers = Array.from({ length: count }, (_, n) => n)
+  await forEachLimited(numbers, 16, async n => {
     const [vm, takenAt, point] = [vmOf(n), timeOf(n), pointId(hex(random(8)))]
     const key = pointKey(vm, takenAt, point)
     await store.put(key, [sealManifest({ store, keys, random }, key, { ...manifest, vm, takenAt, point })])
-  }
+  })
 }
