@@ -12,7 +12,7 @@ import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { Accelerator } from '../recovery/accelerator.ts'
 import type { Exporter, RunningExports } from '../recovery/exporter.ts'
-import { toolMissing } from '../recovery/external-tool.ts'
+import { runTool } from '../recovery/external-tool.ts'
 import { applianceCommand } from './appliance-command.ts'
 import type { ApplianceImage } from './appliance-image.ts'
 import { wholeRoot } from './appliance-root.ts'
@@ -43,6 +43,8 @@ export interface StartAppliance extends AbortOptions {
 export async function startAppliance(request: StartAppliance): Promise<ApplianceVm> {
   const { disks, image, agent, signal } = request
   if (disks.length > limits.applianceDisksMax) throw tooManyDisks(disks.length)
+  // Of what is started through others nobody tells that it is not there.
+  for (const tool of [request.program, 'prlimit', 'setpriv']) await runTool(tool, ['--version'], { signal })
   await using undo = new AsyncDisposableStack()
   await removeLeftovers(request.temporary)
   const folder = await mkdtemp(path.join(request.temporary, `${FOLDER}${process.pid}-`))
@@ -152,7 +154,7 @@ async function endOf(child: ChildProcess): Promise<string> {
     const words = said.trim().replaceAll(/\s+/g, ' ')
     return `ended with ${signal ?? code}: ${words || meaningOf(signal)}`
   } catch (error) {
-    return `could not be started: ${messageOf(toolMissing('prlimit', error))}`
+    return `could not be started: ${messageOf(error)}`
   }
 }
 
