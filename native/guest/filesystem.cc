@@ -10,10 +10,6 @@ const size_t kEntriesMax = 2'000'000;
 const size_t kNamesMax = 128 * 1024 * 1024;
 
 bool isName(std::string_view name) {
-  return !name.empty() && name.size() <= 255 && name.find('/') == name.npos && name.find('\0') == name.npos;
-}
-
-bool isName(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.size() <= guest::kNameMax && name.find('/') == name.npos &&
          name.find('\0') == name.npos;
 }
@@ -27,11 +23,6 @@ void checkRead(int error) {
 }
 
 void Directory::add(std::string_view name, uint64_t inode) {
-  if (!isName(name)) {
-    error = EIO;
-    trouble = "it has names that no directory may have";
-    return;
-  }
   if (entries_.size() >= kEntriesMax || names_.size() >= kNamesMax) throw Trouble(EFBIG, "a directory with too many entries");
   if (!isName(name)) {
     error = EIO;

@@ -8,10 +8,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 #include <thread>
 
 #include "blocks.h"
@@ -30,6 +32,8 @@ constexpr int kProtocol = 3;
 constexpr int kBlocks = 4;
 // As many reads of a slow store under way; each has its own view of each filesystem.
 constexpr unsigned kThreads = 4;
+// Half a page of a listing.
+constexpr uint64_t kAttributesAtOnce = 1024;
 // Filesystems that one thread has open.
 constexpr size_t kOpenMax = 8;
 
@@ -93,11 +97,15 @@ class Reader final : public Server {
       const auto names = directoryOf(parent);
       Filesystem& filesystem = open(parent.volume);
       uint64_t at = position;
-      for (; at < names->count(); at++) {
-        const Node child{parent.volume, names->inode(at)};
-        const std::string_view name = names->name(at);
-        const Attributes attributes = attributesOrDamaged(filesystem, parent, child.inode);
-        if (!listing.entry({reinterpret_cast<const uint8_t*>(name.data()), name.size()}, bytesOf(child.bytes()), attributes)) break;
+      for (bool isFull = false; at < names->count() && !isFull;) {
+        const uint64_t end = std::min<uint64_t>(names->count(), at + kAttributesAtOnce);
+        const auto attributes = attributesOf(filesystem, parent, *names, at, end);
+        for (const uint64_t first = at; at < end; at++) {
+          const std::string_view name = names->name(at);
+          const std::string node = Node{parent.volume, names->inode(at)}.bytes();
+          isFull = !listing.entry({reinterpret_cast<const uint8_t*>(name.data()), name.size()}, bytesOf(node), attributes[at - first]);
+          if (isFull) break;
+        }
       }
       const bool isDone = at >= names->count();
       if (isDone && names->error == 0) return;
@@ -221,6 +229,16 @@ class Reader final : public Server {
 
   bool isSafe(const Node& parent, uint64_t inode, const Attributes& attributes) {
     return attributes.kind != Kind::directory || directories_.isIn(parent.volume, parent.inode, inode);
+  }
+
+  // In the order in which inodes lie on the disk: names are in another one, and each would be looked for anew.
+  std::vector<Attributes> attributesOf(Filesystem& filesystem, const Node& parent, const Directory& names, uint64_t from, uint64_t to) {
+    std::vector<uint64_t> order(to - from);
+    std::iota(order.begin(), order.end(), from);
+    std::sort(order.begin(), order.end(), [&](uint64_t a, uint64_t b) { return names.inode(a) < names.inode(b); });
+    std::vector<Attributes> result(to - from);
+    for (const uint64_t each : order) result[each - from] = attributesOrDamaged(filesystem, parent, names.inode(each));
+    return result;
   }
 
   Attributes attributesOrDamaged(Filesystem& filesystem, const Node& parent, uint64_t inode) {
