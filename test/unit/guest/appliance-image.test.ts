@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { systemClock } from '../../../src/core/clock.ts'
+import { isLifeboatError } from '../../../src/core/errors.ts'
 import { limits } from '../../../src/core/limits.ts'
 import { applianceCheck } from '../../../src/guest/appliance-check.ts'
 import { applianceCommand } from '../../../src/guest/appliance-command.ts'
 import { kernelModules } from '../../../src/guest/appliance-modules.ts'
 import { wholeRoot } from '../../../src/guest/appliance-root.ts'
+import { startAppliance } from '../../../src/guest/appliance-vm.ts'
 import { encodeCpio } from '../../../src/guest/cpio.ts'
 import { elfNeeds } from '../../../src/guest/elf.ts'
 
@@ -84,6 +86,13 @@ test('QEMU gets no network, no privileges, a sandbox, a bound on what it writes,
   const places = words.filter(word => word.startsWith('virtio-blk-pci')).map(word => /addr=([^,]+)/.exec(word)?.[1])
   assert.equal(new Set(places).size, limits.applianceDisksMax)
   assert.ok(places.every(place => Number.parseInt(place ?? '', 16) < 32))
+})
+
+test('a host without QEMU is told, before anything is made', async () => {
+  const image = { kernel: join(folder, 'absent'), root: join(folder, 'absent') }
+  const exporter = () => Promise.reject(new Error('nothing is exported'))
+  const request = { disks: [], exporter, image, accelerator: 'tcg', temporary: folder, program: 'qemu-absent' } as const
+  await assert.rejects(startAppliance(request), error => isLifeboatError(error, 'tool-missing'))
 })
 
 test('doctor says whether the appliance was built, and when it is old', async () => {
