@@ -1,9 +1,12 @@
 /** `files get` over a real repository, its guests in memory: where things go, what is refused, and how it ends. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { lstat, mkdir, readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { after, before, suite, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { LifeboatError } from '../../src/core/errors.ts'
 import type { DirectoryNode, TreeNode } from '../../src/files/file-tree.ts'
 import { directory, file, special, symlink } from '../../src/files/memory-tree.ts'
 import { type Answer, type CommandLine, commandLine } from '../doubles/command-line.ts'
@@ -21,6 +24,7 @@ const web: readonly MemoryVolume[] = [
         b: directory({ 'two.sql': file('2'), deep: directory({ 'three.sql': file('3') }) }),
       }),
       big: file(Buffer.alloc(3 << 20, 7)),
+      many: directory({ early: file('first'), later: file('second') }),
       tool: file('#!', { permissions: 0o4755 }),
       dev: directory({ null: special('character-device', { device: { major: 1, minor: 3 } }), ok: file('ok') }),
     },
@@ -119,6 +123,19 @@ suite('getting files out of guests', { skip }, () => {
     await ended(cli.json(`files get web@latest:/etc/hosts --output ${path.join(out, 'hosts')}`), 2, 'output-exists')
   })
 
+  test('what an interrupted call left is gone on with, and nothing is seen before it is whole', async () => {
+    const words = `files get web@latest:/many --output ${cli.at('resumed')}`
+    isStoreAway = true
+    await ended(cli.json(words), 1, 'store-unreachable')
+    isStoreAway = false
+    assert.equal(existsSync(cli.at('resumed', 'many')), false)
+    const { json } = await ended(cli.json(words), 0)
+    const { files, resumed } = json as Document
+    console.log(`the store was away: 1 time; resumed ${resumed} files, got ${files}`)
+    assert.deepEqual([resumed, files], [1, 1])
+    assert.deepEqual(await filesBelow(cli.at('resumed')), ['many', 'many/early', 'many/later'])
+  })
+
   test('setuid and devices come only when they are asked for, and what was left out is named', async () => {
     const bare = await ended(cli.json(`files get web@latest:/tool web@latest:/dev --output ${cli.at('bare')}`), 3)
     assert.deepEqual(await filesBelow(cli.at('bare')), ['dev', 'dev/ok', 'tool'])
@@ -161,6 +178,21 @@ suite('getting files out of guests', { skip }, () => {
   })
 })
 
+let isStoreAway = false
+
+/** Its contents come late, so that what is beside it is there by then, and not at all while the store is away. */
+const late = (node: TreeNode): TreeNode =>
+  node.kind === 'file'
+    ? {
+        ...node,
+        async open(options) {
+          await sleep(200)
+          if (isStoreAway) throw new LifeboatError('store-unreachable', 'the store is away')
+          return await node.open(options)
+        },
+      }
+    : node
+
 const EVIL = ['..', '.', '', '../escaped', '/etc/cron.d/evil', 'a\0b']
 
 /** Whatever a tree promises, its entries are a guest's. */
@@ -171,7 +203,7 @@ function withEvilNames(root: DirectoryNode, _volume: string): DirectoryNode {
           ...node,
           async *list(options) {
             for await (const batch of node.list(options)) {
-              yield batch
+              yield batch.map(entry => (entry.name === 'later' ? { ...entry, node: late(entry.node) } : entry))
               const good = batch.find(({ name }) => name === 'good')
               if (good) yield EVIL.map(name => ({ name, node: good.node }))
             }
@@ -193,6 +225,7 @@ function withEvilNames(root: DirectoryNode, _volume: string): DirectoryNode {
 interface Document {
   readonly files: number
   readonly bytes: number
+  readonly resumed?: number
   readonly problemCount?: number
   readonly problems?: readonly { readonly path: string; readonly kind: string }[]
   readonly entries: readonly { readonly name: string; readonly output?: string }[]
