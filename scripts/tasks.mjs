@@ -85,8 +85,12 @@ export const PACKAGE_GROUPS = {
     },
   },
   rivals: {
-    why: 'to compare figures with another backup program',
-    packages: { restic: '/usr/bin/restic', fuse3: '/usr/bin/fusermount3' },
+    why: 'to compare figures with other programs',
+    packages: {
+      restic: '/usr/bin/restic',
+      fuse3: '/usr/bin/fusermount3',
+      libfuse2: '/usr/lib/x86_64-linux-gnu/libfuse.so.2',
+    },
   },
 }
 
@@ -94,7 +98,7 @@ export const PACKAGE_GROUPS = {
 export const TASKS = {
   demo: {
     says: 'back up a running VM and boot it from the backup',
-    groups: ['addon', 'guest'],
+    groups: ['addon', 'guest', 'mount'],
     addon: true,
     run: ['scripts/demo.ts'],
   },

@@ -9,6 +9,7 @@ import { adoptOwned, type OwnedProcess } from '../../test/guest/process-record.t
 import { tinyImage } from '../../test/guest/tiny-image.ts'
 import { copyImage, tool } from '../../test/guest/tool.ts'
 import { startVm } from '../../test/guest/vm.ts'
+import { fileThroughMount } from './file-through-mount.ts'
 import {
   type Checksums,
   changeFiles,
@@ -119,6 +120,9 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   const identical = compared.includes('Images are identical')
   step(identical ? 'the restored data disk is the same, bit by bit' : 'THE RESTORED DATA DISK DIFFERS')
   if (!identical) differences.push(`restored vdb: ${compared}`)
+
+  const differs = await fileThroughMount({ lifeboat, point: textOf(points[1] ?? {}, 'point'), at, step })
+  if (differs) differences.push(differs)
 
   const size = sum(listOf(points[0] ?? {}, 'disks'), 'size')
   if (lives) narration.table('The recovered VM, while it ran', ['step', 'took', 'moved'], lives)

@@ -32,6 +32,7 @@ for (const { name, words, consistency, minutes } of [
     assert.match(stdout, /it runs from local disks now, compared with what it had; its server is gone/)
     assert.match(stdout, /its files are the ones that it had written/)
     assert.match(stdout, /the restored data disk is the same, bit by bit/)
+    assert.match(stdout, /one file came out of its data disk, as the guest left it/)
     const rows = stdout.split('\n').filter(line => /\b(full|incremental) +(crash|filesystem) /.test(line))
     assert.deepEqual(
       rows.map(row => /\b(full|incremental) +(crash|filesystem) /.exec(row)?.slice(1, 3)),
