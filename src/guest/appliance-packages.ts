@@ -17,21 +17,23 @@ export async function unpackPackages(
 ): Promise<readonly string[]> {
   try {
     return await fetchAndUnpack(request, [])
-  } catch (error) {
+  } catch (first) {
     request.signal?.throwIfAborted()
-    if (isLifeboatError(error, 'tool-missing')) throw unavailable(error)
+    if (isLifeboatError(first, 'tool-missing')) throw unavailable(first)
+    // This host's lists of packages are absent, or so old that a file they name is gone. Lists of our own need no root.
+    return await withOwnLists(request).catch(() => {
+      request.signal?.throwIfAborted()
+      throw unavailable(first)
+    })
   }
-  // This host's lists of packages are absent, or so old that a file they name is gone. Lists of our own need no root.
+}
+
+async function withOwnLists(request: Parameters<typeof unpackPackages>[0]): Promise<readonly string[]> {
   const lists = path.join(request.folder, 'lists')
   const options = ['-o', `Dir::State::lists=${lists}`]
-  try {
-    await mkdir(path.join(lists, 'partial'), { recursive: true })
-    await mustRun('apt-get', ['-q', ...options, ...UNSANDBOXED, 'update'], request)
-    return await fetchAndUnpack(request, options)
-  } catch (error) {
-    request.signal?.throwIfAborted()
-    throw unavailable(error)
-  }
+  await mkdir(path.join(lists, 'partial'), { recursive: true })
+  await mustRun('apt-get', ['-q', ...options, ...UNSANDBOXED, 'update'], request)
+  return await fetchAndUnpack(request, options)
 }
 
 /** apt's own user could not write into our folder. */
