@@ -54,6 +54,7 @@ const headFiles = [
   'files/file-tree.ts',
   'guest/guest-filesystems.ts',
   'fuse/fuse-server.ts',
+  'mount/points-tree.ts',
 ]
 
 interface Import {
