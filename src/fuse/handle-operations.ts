@@ -45,8 +45,8 @@ export class HandleOperations {
     if (node === undefined) throw new Refusal(E.ESTALE)
     if (node.kind !== 'file') throw new Refusal(node.kind === 'directory' ? E.EISDIR : E.EINVAL)
     if ((view.getUint32(BODY, true) & (C.O_ACCMODE | C.O_TRUNC)) !== 0) throw new Refusal(E.EROFS)
-    this.#scope.launch(unique, 'an open', async signal => {
-      const file = await this.#files.open(node, signal)
+    this.#scope.launch(unique, 'an open', async options => {
+      const file = await this.#files.open(node, options)
       return { tell: () => this.#tellOpen(unique, node, file), undo: () => this.#files.drop(file) }
     })
   }
@@ -72,8 +72,8 @@ export class HandleOperations {
       replies.data(unique, borrowed.views, length)
       return void borrowed.release()
     }
-    launch(unique, `a read at ${offset}+${length}`, async signal => {
-      const bytes = await this.#files.read(file, offset, length, signal)
+    launch(unique, `a read at ${offset}+${length}`, async options => {
+      const bytes = await this.#files.read(file, offset, length, options)
       return { tell: () => replies.data(unique, [bytes], length) }
     })
   }
@@ -123,8 +123,8 @@ export class HandleOperations {
     const offset = wire.getUint64(view, BODY + 8)
     const whence = view.getUint32(BODY + 16, true)
     if (whence !== C.SEEK_DATA && whence !== C.SEEK_HOLE) throw new Refusal(E.EINVAL)
-    launch(unique, 'a search for holes', async signal => {
-      const found = await this.#files.seek(file, offset, whence, signal)
+    launch(unique, 'a search for holes', async options => {
+      const found = await this.#files.seek(file, offset, whence, options)
       if (found === undefined) throw new Refusal(E.ENXIO)
       return { tell: () => replies.body(unique, wire.encodeSeek(replies.view, replies.start, found)) }
     })

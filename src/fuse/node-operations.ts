@@ -47,8 +47,8 @@ export class NodeOperations {
     const name = decodeName(wire.nameAt(input, BODY, length))
     if (node.kind !== 'directory') throw new Refusal(E.ENOTDIR)
     if (!isName(name)) throw new Refusal(E.ENOENT)
-    this.#scope.launch(unique, 'a lookup', async signal => {
-      const found = await node.lookup(name, { signal })
+    this.#scope.launch(unique, 'a lookup', async options => {
+      const found = await node.lookup(name, options)
       return { tell: () => this.#tellEntry(unique, found, node) }
     })
   }
@@ -81,8 +81,8 @@ export class NodeOperations {
   #readlink({ unique, nodeId }: Request): void {
     const node = this.#node(nodeId)
     if (node.kind !== 'symlink') throw new Refusal(E.EINVAL)
-    this.#scope.launch(unique, 'a symlink', async signal => {
-      const target = encodeName(await node.readLink({ signal }))
+    this.#scope.launch(unique, 'a symlink', async options => {
+      const target = encodeName(await node.readLink(options))
       if (target.length > TARGET_BYTES_MAX) throw new Refusal(E.ENAMETOOLONG)
       return { tell: () => this.#scope.replies.data(unique, [target], target.length) }
     })
@@ -99,16 +99,16 @@ export class NodeOperations {
     const node = this.#node(nodeId)
     const known = this.#xattrs.known(node)
     if (known !== undefined) return void this.#xattrs.tell(replies, unique, known, question)
-    launch(unique, 'extended attributes', async signal => {
-      const xattrs = await this.#xattrs.ask(node, signal)
+    launch(unique, 'extended attributes', async options => {
+      const xattrs = await this.#xattrs.ask(node, options)
       return { tell: () => this.#xattrs.tell(replies, unique, xattrs, question) }
     })
   }
 
   #askStatfs(unique: number): void {
     const { replies, launch } = this.#scope
-    launch(unique, 'statfs', async signal => {
-      const statfs = (await this.#statfs?.({ signal })) ?? NO_STATFS
+    launch(unique, 'statfs', async options => {
+      const statfs = (await this.#statfs?.(options)) ?? NO_STATFS
       return { tell: () => replies.body(unique, wire.encodeStatfs(replies.view, replies.start, statfs)) }
     })
   }

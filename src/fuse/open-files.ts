@@ -1,6 +1,7 @@
 /** Files that the kernel has open: what is in memory is answered in the turn that read the request, without a copy or a promise. */
 import type { BlockReader, BorrowedViews } from '../block/block-device.ts'
 import { limits } from '../core/limits.ts'
+import type { AbortOptions } from '../core/scope.ts'
 import type { FileNode } from '../files/file-tree.ts'
 import { ByteGate } from './byte-gate.ts'
 import { SEEK_DATA } from './constants.ts'
@@ -26,8 +27,8 @@ export class OpenFiles {
     return this.#files.get(handle)
   }
 
-  async open(node: FileNode, signal: AbortSignal): Promise<OpenFile> {
-    return { reader: await node.open({ signal }), reads: 0, released: false }
+  async open(node: FileNode, options: AbortOptions): Promise<OpenFile> {
+    return { reader: await node.open(options), reads: 0, released: false }
   }
 
   add(file: OpenFile): number {
@@ -60,13 +61,13 @@ export class OpenFiles {
     return undefined
   }
 
-  async read(file: OpenFile, offset: number, length: number, signal: AbortSignal): Promise<Uint8Array> {
+  async read(file: OpenFile, offset: number, length: number, options: AbortOptions): Promise<Uint8Array> {
     file.reads++
     await this.#gate.enter(length)
     try {
-      signal.throwIfAborted()
+      options.signal?.throwIfAborted()
       const bytes = Buffer.allocUnsafeSlow(length)
-      await file.reader.readInto(bytes, offset, { signal })
+      await file.reader.readInto(bytes, offset, options)
       return bytes
     } finally {
       this.#gate.leave(length)
@@ -76,10 +77,10 @@ export class OpenFiles {
   }
 
   /** SEEK_DATA and SEEK_HOLE: undefined where nothing of that kind follows. The end is a hole. */
-  async seek({ reader }: OpenFile, offset: number, whence: number, signal: AbortSignal): Promise<number | undefined> {
+  async seek({ reader }: OpenFile, offset: number, whence: number, options: AbortOptions): Promise<number | undefined> {
     if (offset >= reader.size) return undefined
     const wanted = whence === SEEK_DATA ? 'data' : 'zero'
-    for await (const extent of reader.extents({ offset, length: reader.size - offset }, { signal }))
+    for await (const extent of reader.extents({ offset, length: reader.size - offset }, options))
       if (extent.kind === wanted) return extent.offset
     return wanted === 'data' ? undefined : reader.size
   }

@@ -26,7 +26,7 @@ export interface Scope {
   readonly replies: Replies
   readonly trouble: (message: string, error?: unknown) => void
   /** `what` names it in the log if it fails. */
-  launch(unique: number, what: string, work: (signal: AbortSignal) => Promise<Answer>): void
+  launch(unique: number, what: string, work: (options: AbortOptions) => Promise<Answer>): void
 }
 
 export interface OperationsOptions extends Pick<Scope, 'replies' | 'trouble'> {

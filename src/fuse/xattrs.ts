@@ -1,4 +1,5 @@
 /** Extended attributes: `ls -l` asks for some of every file, so that those of nodes that stay are kept as long as the node is. */
+import type { AbortOptions } from '../core/scope.ts'
 import type { TreeNode } from '../files/file-tree.ts'
 import { encodeName } from '../files/name.ts'
 import { E } from './errno.ts'
@@ -25,8 +26,8 @@ export class ExtendedAttributes {
     return this.#known.get(node)
   }
 
-  async ask(node: TreeNode, signal: AbortSignal): Promise<Xattrs> {
-    const xattrs = await node.xattrs({ signal })
+  async ask(node: TreeNode, options: AbortOptions): Promise<Xattrs> {
+    const xattrs = await node.xattrs(options)
     if (node.isFrozen) this.#known.set(node, xattrs)
     return xattrs
   }
