@@ -287,7 +287,7 @@ export function fileTreeContract({ name, open, without = [] }: ContractCase): vo
       for (let turn = 0; turn < 16; turn++)
         checks.push(
           async () => {
-            if (turn % 4 === 0) assert.equal((await entriesOf(many)).length, 10_000)
+            if (turn % 8 === 0) assert.equal((await entriesOf(many)).length, 10_000)
           },
           async () => {
             const offset = turn * 4321

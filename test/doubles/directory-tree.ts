@@ -1,10 +1,9 @@
 /** A folder of this host as a tree of files: served by mounts, restored, and compared with, in tests and measurements. */
-import type { BigIntStats } from 'node:fs'
+import { type BigIntStats, lstatSync } from 'node:fs'
 import { type FileHandle, lstat, open, opendir, readlink } from 'node:fs/promises'
 import { fileDevice } from '../../src/block/file.ts'
 import { LifeboatError } from '../../src/core/errors.ts'
 import type { AbortOptions } from '../../src/core/scope.ts'
-import { ahead } from '../../src/files/ahead.ts'
 import type { Attributes, DirectoryNode, Entry, FileKind, FileTree, TreeNode } from '../../src/files/file-tree.ts'
 import { decodeName, encodeName, isName } from '../../src/files/name.ts'
 import { xattrsOf } from '../../src/native/file-attributes.ts'
@@ -71,12 +70,11 @@ function directoryAt(path: Buffer, isFrozen: boolean): Pick<DirectoryNode, 'look
     },
     async *list({ signal } = {}) {
       let batch: Entry[] = []
-      const entryOf = async (name: Buffer) => ({
-        name: decodeName(name),
-        node: await nodeAt(below(path, name), isFrozen),
-      })
-      for await (const { name, node } of ahead(namesIn(path), 16, entryOf, { signal })) {
-        if (node) batch.push({ name, node })
+      for await (const name of namesIn(path)) {
+        signal?.throwIfAborted()
+        // At once, on this thread: a local folder answers in less time than it takes to hand the question over.
+        const stat = lstatSync(below(path, name), { bigint: true, throwIfNoEntry: false })
+        if (stat) batch.push({ name: decodeName(name), node: nodeOf(below(path, name), stat, isFrozen) })
         if (batch.length < BATCH) continue
         yield batch
         batch = []
