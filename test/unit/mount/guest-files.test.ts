@@ -40,9 +40,36 @@ fileTreeContract({
   },
 })
 
+/** Nodes that answer for as long as their guest is the one that was opened last. */
+function lastOpened(): (tree: FileTree) => FileTree {
+  let last: DirectoryNode | undefined
+  return tree => {
+    const { root } = tree
+    last = root
+    const check = () => assert.ok(last === root, 'a node of a guest that was closed was asked')
+    const alive = (node: DirectoryNode): DirectoryNode => ({
+      ...node,
+      async lookup(name, options) {
+        check()
+        const found = await node.lookup(name, options)
+        if (found?.kind === 'directory') return alive(found)
+        if (found?.kind !== 'file') return found
+        return {
+          ...found,
+          open(late) {
+            check()
+            return found.open(late)
+          },
+        }
+      },
+    })
+    return { ...tree, root: alive(root) }
+  }
+}
+
 test('a guest is opened by the first look, closed when nobody has looked for a while, and files known from before still work', async () => {
   const entries = { etc: directory({ fstab: file('/dev/vda1 /\n') }) }
-  const { guests, mount } = await mountedGuest([{ name: 'vda-p1', entries }])
+  const { guests, mount } = await mountedGuest([{ name: 'vda-p1', entries }], { wrap: lastOpened() })
   await using _ = mount
   await mount.names('/by-vm/web/latest/')
   assert.equal(guests.asked.length, 0, 'nobody has looked')
