@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -14,6 +15,10 @@ namespace {
 
 using guest::Attributes;
 using guest::Kind;
+
+// PATH_MAX, and the largest file that ext4 can have rounded up: what is more is damage.
+const uint64_t kLinkMax = 4096;
+const uint64_t kSizeMax = (1ull << 53) - 1;
 
 // One allocation of libext2fs, which is C.
 struct Freed {
@@ -130,12 +135,13 @@ class Ext final : public Filesystem {
     result.gid = inode_gid(small);
     result.inode = number;
     result.size = result.kind == Kind::file || result.kind == Kind::directory ? EXT2_I_SIZE(&small) : small.i_size;
-    if (result.size > INT64_MAX) throw Trouble(EIO, "its size is absurd");
+    if (result.size > kSizeMax) throw Trouble(EIO, "its size is absurd");
     if (result.kind == Kind::characterDevice || result.kind == Kind::blockDevice) {
       setDevice(result, small);
       result.size = 0;
     }
-    result.allocated = ext2fs_get_stat_i_blocks(fs_, const_cast<ext2_inode*>(&small)) * 512;
+    const uint64_t sectors = ext2fs_get_stat_i_blocks(fs_, const_cast<ext2_inode*>(&small));
+    result.allocated = std::min(sectors, slice_.size() / 512) * 512;
     const bool isLarge = EXT2_INODE_SIZE(fs_->super) > EXT2_GOOD_OLD_INODE_SIZE;
     const size_t extra = isLarge ? inode.i_extra_isize : 0;
     const auto has = [extra](size_t end) { return EXT2_GOOD_OLD_INODE_SIZE + extra >= end; };
@@ -167,7 +173,7 @@ class Ext final : public Filesystem {
     ext2_inode& small = reinterpret_cast<ext2_inode&>(inode);
     if (!LINUX_S_ISLNK(inode.i_mode)) throw Trouble(EINVAL, "not a symbolic link");
     refuseEncrypted(inode);
-    if (small.i_size > fs_->blocksize) throw Trouble(EIO, "a symbolic link that is too long");
+    if (small.i_size > kLinkMax) throw Trouble(EIO, "a symbolic link that is too long");
     std::string target(small.i_size, '\0');
     if (inode.i_flags & EXT4_INLINE_DATA_FL)
       readInline(number, inode, 0, reinterpret_cast<uint8_t*>(&target[0]), target.size());

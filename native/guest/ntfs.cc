@@ -64,7 +64,7 @@ class Ntfs final : public Filesystem {
     if (isLink) {
       result.size = reparse.target.size();
     } else if (!file.isDirectory() && data) {
-      if (data->size < 0) throw Trouble(EIO, "its size is absurd");
+      if (data->size < 0 || data->size >= 1ll << 53) throw Trouble(EIO, "its size is absurd");
       result.size = static_cast<uint64_t>(data->size);
       result.allocated = allocatedOf(*data);
     }

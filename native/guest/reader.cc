@@ -154,6 +154,7 @@ class Reader final : public Server {
         result.extent(length, ExtentKind::data);
         return;
       }
+      if (runs.empty() && length > 0) throw Trouble(EIO, "its extents lead nowhere");
       for (size_t i = 0; i < runs.size();) {
         const bool isHole = runs[i].isHole;
         uint64_t joined = 0;

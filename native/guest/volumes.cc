@@ -16,6 +16,7 @@ const char kAppliance[] = "; it needs the appliance";
 void tryToOpen(Volume& volume) {
   try {
     const auto filesystem = openVolume(volume);
+    if (filesystem->attributes(filesystem->root()).kind != guest::Kind::directory) throw Trouble(EIO, "its root is no directory");
     const std::string label = filesystem->label();
     if (!label.empty()) volume.probed.label = label;
     const std::string unclean = filesystem->unclean();
