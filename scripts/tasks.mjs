@@ -63,6 +63,8 @@ export const PACKAGE_GROUPS = {
       'ntfs-3g': '/bin/ntfs-3g',
       dosfstools: '/sbin/mkfs.vfat',
       exfatprogs: '/sbin/mkfs.exfat',
+      'exfat-fuse': '/sbin/mount.exfat-fuse',
+      psmisc: '/usr/bin/fuser',
       xorriso: '/usr/bin/xorriso',
       lvm2: '/sbin/lvm',
       mdadm: '/sbin/mdadm',
