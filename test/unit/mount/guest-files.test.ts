@@ -40,13 +40,12 @@ fileTreeContract({
   },
 })
 
-/** Nodes that answer for as long as their guest is the one that was opened last. */
-function lastOpened(): (tree: FileTree) => FileTree {
-  let last: DirectoryNode | undefined
+/** Nodes that answer until a guest is closed. */
+function untilClosed(closes: () => number): (tree: FileTree) => FileTree {
   return tree => {
     const { root } = tree
-    last = root
-    const check = () => assert.ok(last === root, 'a node of a guest that was closed was asked')
+    const before = closes()
+    const check = () => assert.equal(closes(), before, 'a node of a guest that was closed was asked')
     const alive = (node: DirectoryNode): DirectoryNode => ({
       ...node,
       async lookup(name, options) {
@@ -69,7 +68,8 @@ function lastOpened(): (tree: FileTree) => FileTree {
 
 test('a guest is opened by the first look, closed when nobody has looked for a while, and files known from before still work', async () => {
   const entries = { etc: directory({ fstab: file('/dev/vda1 /\n') }) }
-  const { guests, mount } = await mountedGuest([{ name: 'vda-p1', entries }], { wrap: lastOpened() })
+  const closes = (): number => guests.asked.filter(word => word === 'close').length
+  const { guests, mount } = await mountedGuest([{ name: 'vda-p1', entries }], { wrap: untilClosed(closes) })
   await using _ = mount
   await mount.names('/by-vm/web/latest/')
   assert.equal(guests.asked.length, 0, 'nobody has looked')
