@@ -1,6 +1,6 @@
 /** The command line of the appliance. Pure: from paths to words. */
 import { limits, MiB } from '../core/limits.ts'
-import type { Accelerator } from '../recovery/accelerator.ts'
+import { type Accelerator, EMULATED_CPU } from '../recovery/accelerator.ts'
 import { nbdUri } from '../recovery/exporter.ts'
 
 /** The descriptor that QEMU finds the agent's port at: one of its parent's, so that nobody else can connect to it. */
@@ -38,7 +38,7 @@ function qemuArguments({ accelerator, kernel, root, nbdSocket, exports }: Applia
   return [
     ...['-name', 'lifeboat-appliance', '-machine', 'pc,usb=off,vmport=off,hpet=off'],
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi,tb-size=64'],
-    ...['-cpu', accelerator === 'kvm' ? 'host' : 'max'],
+    ...['-cpu', accelerator === 'kvm' ? 'host' : EMULATED_CPU],
     ...['-m', `${limits.applianceMemoryBytes / MiB}`, '-smp', '1'],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-nic', 'none', '-no-reboot'],
     ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],

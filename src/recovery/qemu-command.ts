@@ -1,7 +1,7 @@
 /** The command line of a booted point. Pure: from the point's description and the session's paths to words. */
 import { MiB } from '../core/limits.ts'
 import type { VmDescription } from '../hypervisor/hypervisor.ts'
-import type { Accelerator } from './accelerator.ts'
+import { type Accelerator, EMULATED_CPU } from './accelerator.ts'
 import { type BootDisk, diskArguments } from './qemu-disks.ts'
 import { CONTROL_MONITOR } from './qemu-process.ts'
 import { blockdev, commaSafe } from './qemu-words.ts'
@@ -87,9 +87,9 @@ function machineWord({ description, machines, firmware, ...rest }: QemuCommandIn
 }
 
 function cpuWord({ accelerator, description, cpuModels }: QemuCommandInput, warnings: string[]): string {
-  // Emulation has one model that is never less than what the guest had; what KVM offers depends on this host's processor.
-  if (accelerator === 'tcg') return 'max'
   const wanted = description.cpuModel
+  // Emulation has one model that is never less than what a guest had; what KVM offers depends on this host's processor.
+  if (accelerator === 'tcg') return wanted === undefined ? EMULATED_CPU : 'max'
   if (wanted === undefined || wanted === 'host' || wanted === 'max') return 'host'
   if (cpuModels?.has(wanted)) return commaSafe(wanted)
   warnings.push(`this QEMU has no CPU model ${wanted}: the host's is used`)

@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { EMULATED_CPU } from '../../src/recovery/accelerator.ts'
 import { type CommandResult, connectConsole } from './console.ts'
 import { startOwned } from './process-record.ts'
 import type { GuestImage } from './tiny-image.ts'
@@ -56,7 +57,7 @@ export interface TestVm extends AsyncDisposable {
 
 const OVMF = '/usr/share/OVMF/OVMF_'
 const POWEROFF_TIMEOUT_MS = 120_000
-const ACCELERATION = ['-accel', 'tcg,thread=multi,tb-size=512', '-cpu', 'max', '-smp', '1']
+const ACCELERATION = ['-accel', 'tcg,thread=multi,tb-size=512', '-cpu', EMULATED_CPU, '-smp', '1']
 const BARE = ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot']
 
 export async function startVm(options: VmOptions): Promise<TestVm> {

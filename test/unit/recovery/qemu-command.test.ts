@@ -33,7 +33,7 @@ test('without a description: emulated, one disk, no network, stopped until we wa
   assert.deepEqual(warnings, [])
   assert.deepEqual(valuesOf(words, '-machine'), ['pc'])
   assert.deepEqual(valuesOf(words, '-accel'), ['tcg,thread=multi,tb-size=512'])
-  assert.deepEqual(valuesOf(words, '-cpu'), ['max'])
+  assert.deepEqual(valuesOf(words, '-cpu'), ['max,-erms,-fsrm'])
   assert.deepEqual(valuesOf(words, '-m'), ['1024'])
   assert.ok(words.includes('-S') && words.includes('-nodefaults'))
   assert.equal(words.join(' ').includes('netdev'), false)
@@ -82,6 +82,7 @@ test('the VM is what it was: machine, memory, processors, identity, buses, boot 
   assert.deepEqual(valuesOf(words, '-name'), ['guest=web,,1'])
   assert.deepEqual(valuesOf(words, '-machine'), ['pc-q35-7.2'])
   assert.deepEqual([valuesOf(words, '-m'), valuesOf(words, '-smp')], [['768'], ['3']])
+  assert.deepEqual(valuesOf(words, '-cpu'), ['max'], 'never less than the model that the point names')
   assert.deepEqual(valuesOf(words, '-uuid'), ['11111111-2222-3333-4444-555555555555'])
   assert.deepEqual(valuesOf(words, '-device').slice(0, 8), [
     'virtio-scsi-pci,id=lifeboat-scsi',
