@@ -118,3 +118,26 @@ async function checkVolumes(
     }
   }
 }
+
+/** What nobody here can read is said to be so, by its error or by its volume, and what is beside it is read. */
+export async function checkDeduplicated(guest: GuestFilesystems): Promise<string> {
+  const { root } = await guest.open('dedup-whole')
+  const plain = await root.lookup('plain.txt')
+  if (plain?.kind !== 'file') return 'plain.txt is not there'
+  await using reader = await plain.open()
+  const text = Buffer.alloc(reader.size)
+  await reader.readInto(text, 0)
+  if (text.toString() !== 'plain\n') return 'plain.txt is not what it was'
+  const gone = await root.lookup('deduplicated.txt')
+  if (gone === undefined) return 'deduplicated.txt is not listed'
+  if (gone.kind === 'file')
+    try {
+      await using contents = await gone.open()
+      await contents.readInto(Buffer.alloc(contents.size), 0)
+      return 'deduplicated.txt is read as if it were whole'
+    } catch (error) {
+      return /dedup/i.test(`${error}`) ? '' : `deduplicated.txt ends with ${error}`
+    }
+  const reason = (await find(guest, 'dedup-whole'))?.reason ?? 'nothing'
+  return /dedup/i.test(reason) ? '' : `deduplicated.txt is a ${gone.kind}, and its volume says ${reason}`
+}

@@ -72,4 +72,5 @@ const bitlocker = async (): Promise<GuestDisks> => ({
   disks: [{ name: 'bitlocker', path: await bitlockerImage() }],
   volumes: [{ name: 'bitlocker-whole', type: 'BitLocker', state: 'locked' }],
   key: BITLOCKER_PASSPHRASE,
+  unlocked: [{ name: 'bitlocker-whole', type: 'ntfs', state: 'readable' }],
 })

@@ -177,7 +177,7 @@ export const LAYOUTS: readonly Layout[] = [
   whole(
     'iso',
     32,
-    `mkdir /tmp/tree; extract unix /tmp/tree --no-xattrs; rm /tmp/tree/early /tmp/tree/disk /tmp/tree/names/nnn*
+    `mkdir /tmp/tree; extract unix /tmp/tree --no-xattrs; rm /tmp/tree/early /tmp/tree/disk /tmp/tree/names/nnn*; touch -d @981173106 /tmp/tree/names
     xorriso -as mkisofs -quiet -R -V GUEST -o $(disk iso) /tmp/tree
     rm -r /tmp/tree`,
     name => volume(name, 'iso9660', isoTree, ISO),

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemClock } from '../../src/core/clock.ts'
 import { readerGuests } from '../../src/guest/reader.ts'
-import { checkLayout, openDisks } from '../doubles/guest-matrix.ts'
+import { checkDeduplicated, checkLayout, openDisks } from '../doubles/guest-matrix.ts'
 import { ownAppliance } from '../doubles/own-appliance.ts'
 import { guestDisks } from '../guest/filesystem-images.ts'
 
@@ -23,6 +23,7 @@ test('the reader process shows what was written, or leaves it to the appliance',
     console.log(`reader: ${report.line}`)
     wrong.push(...report.wrong)
     read += report.compared
+    if (layout.name === 'dedup') assert.equal(await checkDeduplicated(guest), '')
   }
   assert.deepEqual(wrong, [])
   assert.ok(read > 3000, `only ${read} files were read by the reader: it leaves too much`)
@@ -42,5 +43,6 @@ test('one appliance with all disks of all layouts shows what was written', async
     console.log(`appliance: ${report.line}`)
     wrong.push(...report.wrong)
   }
+  assert.equal(await checkDeduplicated(guest), '')
   assert.deepEqual(wrong, [])
 })
