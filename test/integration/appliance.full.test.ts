@@ -79,10 +79,10 @@ test('an appliance without memory ends, and says so', { timeout: 5 * MINUTE }, a
   const agent = join(temporary, 'greedy')
   const greeting = '{"version":1,"server":"agent","built":"greedy"}'
   const octal = (bytes: Buffer) => [...bytes].map(byte => `\\${byte.toString(8).padStart(3, '0')}`).join('')
-  const reply = Buffer.alloc(16)
-  reply.writeUInt32LE(12 + greeting.length, 0)
+  const reply = Buffer.alloc(14)
+  reply.writeUInt32LE(10 + greeting.length, 0)
   reply.writeUInt32LE(FIRST_TAG, 4)
-  reply.writeUInt32LE(greeting.length, 12)
+  reply.writeUInt32LE(greeting.length, 10)
   writeFileSync(
     agent,
     `#!/bin/sh
