@@ -67,6 +67,12 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
   protocol.on('error', () => {})
   const ended = endOf(child)
   const stack = undo.move()
+  const close = async () => {
+    child.kill('SIGKILL')
+    await ended
+    await stack.disposeAsync()
+  }
+  let closing: Promise<void> | undefined
   return {
     pid: child.pid,
     protocol,
@@ -74,11 +80,8 @@ export async function startAppliance(request: StartAppliance): Promise<Appliance
     async isUp() {
       for (const file of [files.kernel, files.root]) await rm(file, { force: true })
     },
-    async [Symbol.asyncDispose]() {
-      child.kill('SIGKILL')
-      await ended
-      await stack.disposeAsync()
-    },
+    // Who ends it second waits for the first.
+    [Symbol.asyncDispose]: () => (closing ??= close()),
   }
 }
 

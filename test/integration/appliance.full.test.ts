@@ -123,8 +123,10 @@ test('when our process is killed, QEMU ends with it, and the next one cleans up'
   assert.ok(!existsSync(join(temporary, left[0] ?? '', 'root')))
   await using files = await disksOf('ext4')
   using appliance = ownAppliance({ temporary })
-  await using _guests = await appliance.open(files.disks)
+  const guests = await appliance.open(files.disks)
   assert.ok(!existsSync(join(temporary, left[0] ?? '')))
+  await guests[Symbol.asyncDispose]()
+  assert.deepEqual(foldersIn(temporary), [])
 })
 
 /** Reads a file of five megabytes at the root of a volume. */
@@ -149,6 +151,8 @@ function privilegesOf(pid: number | undefined) {
     sandboxed: field('Seccomp') === '2' && field('NoNewPrivs') === '1',
   }
 }
+
+const foldersIn = (place: string) => readdirSync(place).filter(name => name.startsWith('lifeboat-appliance-'))
 
 /** The test's own limit ends it where it never goes. */
 async function untilGone(pid: number | undefined): Promise<void> {
