@@ -125,9 +125,10 @@ function tell(seen: Seen, where: string, error: unknown): void {
   else seen.wrong.push(`${where}: ${error instanceof Error ? error.stack : error}`)
 }
 
-function judge(image: HostileDisk, { opened, problems, wrong }: Seen): void {
+function judge(image: HostileDisk, { opened, problems, told, wrong }: Seen): void {
   for (const path of ESCAPED) if (existsSync(path)) wrong.push(`${path} exists`)
   if (image.seen === 'refused' && opened > 0) wrong.push('it was opened')
+  if (image.key !== undefined && told.length === 0) wrong.push('nobody was told why it stays locked')
   if (image.seen === 'problem' && problems === 0) wrong.push('nobody was told')
   if (image.good !== undefined && opened === 0) wrong.push('it could not be opened, though most of it is whole')
 }

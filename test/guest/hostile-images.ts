@@ -119,7 +119,7 @@ const RECIPES: readonly Recipe[] = [
     good: GOOD,
     make: makeIsoLoop,
   },
-  { name: 'ntfs-rot', injected: 'bytes of the MFT changed', seen: 'bound', make: rotten('ntfs', 8, 40) },
+  { name: 'ntfs-rot', injected: 'bytes of the MFT changed', seen: 'bound', make: rotten('ntfs', 0, 2) },
   { name: 'xfs-rot', injected: 'bytes of the first groups changed', seen: 'bound', make: rotten('xfs', 0, 80) },
   { name: 'btrfs-rot', injected: 'bytes of its trees changed', seen: 'bound', make: rotten('btrfs', 13, 24) },
   { name: 'exfat-rot', injected: 'bytes of its tables changed', seen: 'bound', make: rotten('exfat', 0, 8) },
