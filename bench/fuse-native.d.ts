@@ -16,6 +16,7 @@ declare module 'fuse-native' {
   export interface Operations {
     readdir(path: string, reply: Reply<readonly string[]>): void
     getattr(path: string, reply: Reply<Stat>): void
+    getxattr?(path: string, name: string, position: number, reply: Reply<Buffer | undefined>): void
     open(path: string, flags: number, reply: Reply<number>): void
     read(path: string, fd: number, target: Buffer, length: number, offset: number, reply: (bytes: number) => void): void
   }

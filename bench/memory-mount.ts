@@ -1,4 +1,7 @@
-/** Serves one tree in memory, by our server or by fuse-native: `image`, and `many` with small files. SIGTERM unmounts. */
+/**
+ * Serves one tree in memory, by our server or by fuse-native, without extended attributes: `image`, and folders of small files,
+ * each of which is looked at once. SIGTERM unmounts.
+ */
 import { memoryDevice } from '../src/block/memory.ts'
 import { systemClock } from '../src/core/clock.ts'
 import { MiB } from '../src/core/limits.ts'
@@ -9,11 +12,14 @@ import { patternBytes } from '../test/doubles/pattern.ts'
 
 export const IMAGE_BYTES = 256 * MiB
 export const ENTRIES = 5_000
+export const FOLDERS = 16
 
 const names = Array.from({ length: ENTRIES }, (_, i) => `entry-${i}`)
+const folders = Array.from({ length: FOLDERS }, (_, i) => `folder-${i}`)
 
 async function ours(at: string, image: Buffer): Promise<void> {
-  const { root } = memoryTree({ many: directory(Object.fromEntries(names.map(name => [name, file(name)]))) })
+  const folder = () => directory(Object.fromEntries(names.map(name => [name, file(name)])))
+  const { root } = memoryTree(Object.fromEntries(folders.map(name => [name, folder()])))
   const device = memoryDevice(image)
   const node = virtualFile({ tree: 'image', inode: 1n, size: image.length, open: async () => device })
   const both = virtualDirectory({
@@ -31,7 +37,8 @@ async function ours(at: string, image: Buffer): Promise<void> {
   await mounted.ended
 }
 
-async function fuseNative(at: string, image: Buffer): Promise<void> {
+/** `answersXattrs`: it says of each file that it has none, as we do; without, the kernel hears once that it knows nothing of them. */
+async function fuseNative(at: string, image: Buffer, answersXattrs: boolean): Promise<void> {
   const { default: Fuse } = await import('fuse-native')
   const now = new Date()
   const stat = (mode: number, size: number) => ({
@@ -44,18 +51,20 @@ async function fuseNative(at: string, image: Buffer): Promise<void> {
     uid: 0,
     gid: 0,
   })
-  const contents = new Map<string, Buffer>(names.map(name => [`/many/${name}`, Buffer.from(name)]))
-  contents.set('/image', image)
+  const contents = new Map<string, Buffer>([['/image', image]])
+  for (const folder of folders) for (const name of names) contents.set(`/${folder}/${name}`, Buffer.from(name))
+  const isFolder = new Set(['/', ...folders.map(name => `/${name}`)])
   const fuse = new Fuse(
     at,
     {
-      readdir: (path, reply) => reply(0, path === '/' ? ['image', 'many'] : names),
+      readdir: (path, reply) => reply(0, path === '/' ? ['image', ...folders] : names),
       getattr(path, reply) {
         const content = contents.get(path)
         if (content !== undefined) reply(0, stat(0o100644, content.length))
-        else if (path === '/' || path === '/many') reply(0, stat(0o040755, 4096))
+        else if (isFolder.has(path)) reply(0, stat(0o040755, 4096))
         else reply(Fuse.ENOENT)
       },
+      ...(answersXattrs ? { getxattr: (_, __, ___, reply) => reply(0) } : {}),
       open: (_, __, reply) => reply(0, 1),
       read: (path, _, target, length, offset, reply) =>
         reply(contents.get(path)?.copy(target, 0, offset, offset + length) ?? 0),
@@ -73,6 +82,7 @@ async function fuseNative(at: string, image: Buffer): Promise<void> {
 const [who, at = ''] = process.argv.slice(2)
 if (import.meta.main) {
   const image = patternBytes(IMAGE_BYTES)
-  await (who === 'fuse-native' ? fuseNative : ours)(at, image)
+  if (who === 'ours') await ours(at, image)
+  else await fuseNative(at, image, who === 'fuse-native')
   process.exit()
 }
