@@ -482,13 +482,15 @@ export const limits = {
   /** What is read of files ahead of their readers, of one connection and of one reader. */
   guestReadAheadBytes: 24 * MiB,
   guestReadAheadPieces: 8,
-  /** Address space of the process that reads a guest's filesystems without a VM: 32 MiB of blocks, 64 of directories, the tables of large filesystems four times. */
-  guestReaderMemoryBytes: 768 * MiB,
+  /** A killed agent on this host ends at once, unless its kernel waits for the disk: then it is unmounted below it. */
+  guestKernelEndMs: 3_000,
+  /** Address space of the process that reads a guest's filesystems without a VM: 32 MiB of blocks, 64 of directories, 150 of stacks, the tables of large filesystems four times. */
+  guestReaderMemoryBytes: 864 * MiB,
   /** Of a processor, in all: a mount that is listed all day takes minutes. */
   guestReaderCpuSeconds: 3600,
   /** Of one request, without what it waits for the disk: the largest directory takes a few seconds. */
   guestReaderComputeMs: 30_000,
-  /** Reads of the disks for it: its four threads ask for a few MiB each. What waits is more than it ever asks for. */
+  /** Reads of the disks for it: its sixteen threads ask for a MiB each, rarely for more. What waits is more than it ever asks for. */
   guestReaderBlocksInFlight: 16,
   guestReaderBlocksWaiting: 1024,
   /** Processes that one guest may cost before it is given up. */

@@ -99,7 +99,7 @@ async function removeLeftovers(temporary: string): Promise<void> {
 }
 
 /** Volumes are called after them, so they have to be names. */
-const safeNames = (disks: readonly GuestDisk[]): readonly string[] =>
+export const safeNames = (disks: readonly GuestDisk[]): readonly string[] =>
   disks.map(({ name }) => name.replaceAll(/[^A-Za-z0-9+_.-]/g, '_').replace(/^\./, '_') || '_')
 
 const exportName = (index: number): string => `disk${index}`
