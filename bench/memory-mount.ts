@@ -5,6 +5,7 @@
 import { memoryDevice } from '../src/block/memory.ts'
 import { systemClock } from '../src/core/clock.ts'
 import { MiB } from '../src/core/limits.ts'
+import type { TreeNode } from '../src/files/file-tree.ts'
 import { directory, file, memoryTree } from '../src/files/memory-tree.ts'
 import { virtualDirectory, virtualFile } from '../src/files/virtual-node.ts'
 import { mountTree } from '../src/fuse/mount.ts'
@@ -20,6 +21,8 @@ const folders = Array.from({ length: FOLDERS }, (_, i) => `folder-${i}`)
 async function ours(at: string, image: Buffer): Promise<void> {
   const folder = () => directory(Object.fromEntries(names.map(name => [name, file(name)])))
   const { root } = memoryTree(Object.fromEntries(folders.map(name => [name, folder()])))
+  // A tree makes a node when it is asked for first; the peer's answers are made beforehand too.
+  for await (const batch of root.list()) for (const { node } of batch) await list(node)
   const device = memoryDevice(image)
   const node = virtualFile({ tree: 'image', inode: 1n, size: image.length, open: async () => device })
   const both = virtualDirectory({
@@ -35,6 +38,10 @@ async function ours(at: string, image: Buffer): Promise<void> {
   process.once('SIGTERM', () => void mounted[Symbol.asyncDispose]())
   process.stdout.write('mounted\n')
   await mounted.ended
+}
+
+async function list(node: TreeNode): Promise<void> {
+  if (node.kind === 'directory') await Array.fromAsync(node.list())
 }
 
 /** `answersXattrs`: it says of each file that it has none, as we do; without, the kernel hears once that it knows nothing of them. */

@@ -7,7 +7,7 @@ import { E, Refusal } from './errno.ts'
 import type { Operation, Request, Scope } from './operations.ts'
 import { secondsOf, validityOf } from './validity.ts'
 import * as wire from './wire.ts'
-import { ExtendedAttributes, type XattrQuestion } from './xattrs.ts'
+import { tellXattr, type XattrQuestion } from './xattrs.ts'
 
 const BODY = C.IN_HEADER_BYTES
 /** PATH_MAX without its NUL. */
@@ -29,7 +29,6 @@ export class NodeOperations {
   ]
   readonly #scope: Scope
   readonly #statfs: ((options?: AbortOptions) => Promise<Statfs>) | undefined
-  readonly #xattrs = new ExtendedAttributes()
 
   constructor(scope: Scope, statfs: ((options?: AbortOptions) => Promise<Statfs>) | undefined) {
     this.#scope = scope
@@ -95,13 +94,15 @@ export class NodeOperations {
   }
 
   #xattr({ unique, nodeId }: Request, question: XattrQuestion): void {
-    const { replies, launch } = this.#scope
-    const node = this.#node(nodeId)
-    const known = this.#xattrs.known(node)
-    if (known !== undefined) return void this.#xattrs.tell(replies, unique, known, question)
+    const { table, replies, launch } = this.#scope
+    const known = table.known(nodeId)
+    if (known === undefined) throw new Refusal(E.ESTALE)
+    if (known.xattrs !== undefined) return void tellXattr(replies, unique, known.xattrs, question)
+    const { node } = known
     launch(unique, 'extended attributes', async options => {
-      const xattrs = await this.#xattrs.ask(node, options)
-      return { tell: () => this.#xattrs.tell(replies, unique, xattrs, question) }
+      const xattrs = await node.xattrs(options)
+      if (node.isFrozen) known.xattrs = xattrs
+      return { tell: () => tellXattr(replies, unique, xattrs, question) }
     })
   }
 

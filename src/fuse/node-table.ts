@@ -15,9 +15,12 @@ const INODES = 2 ** INODE_BITS
 const DIRECT_INODES = 2n ** 32n
 const TREES_MAX = 2 ** (53 - INODE_BITS) - 1
 
-interface Known {
+/** A node that the kernel holds. */
+export interface KnownNode {
   node: TreeNode
   held: number
+  /** Of a node that stays as it is, once somebody asked: `ls -l` asks for some of every file. */
+  xattrs?: ReadonlyMap<string, Uint8Array>
 }
 
 interface Tree {
@@ -26,7 +29,7 @@ interface Tree {
 }
 
 export class NodeTable {
-  readonly #known = new Map<number, Known>()
+  readonly #known = new Map<number, KnownNode>()
   readonly #trees = new Map<string, Tree>()
 
   constructor(root: DirectoryNode) {
@@ -41,6 +44,10 @@ export class NodeTable {
   /** Undefined where the kernel names what it does not hold. */
   get(nodeId: number): TreeNode | undefined {
     return this.#known.get(nodeId)?.node
+  }
+
+  known(nodeId: number): KnownNode | undefined {
+    return this.#known.get(nodeId)
   }
 
   /** The id of any node, whether or not the kernel knows it: st_ino. */

@@ -9,6 +9,9 @@ import { OUT_HEADER_BYTES } from './constants.ts'
 import { E } from './errno.ts'
 import { setUint64 } from './wire.ts'
 
+/** Of the longest reply but a listing: STATX. */
+const KEPT_BYTES = 288
+
 export class Replies {
   /** Where bodies are encoded, from `start` on. */
   readonly bytes = Buffer.allocUnsafeSlow(OUT_HEADER_BYTES + limits.fuseListingBytes)
@@ -16,6 +19,9 @@ export class Replies {
   readonly start = OUT_HEADER_BYTES
   readonly #device: FuseDevice
   readonly #header = this.bytes.subarray(0, OUT_HEADER_BYTES)
+  readonly #headerAlone = [this.#header]
+  /** What `body` writes, by its length: most replies are as long as one before them, and a view costs as much as a call. */
+  readonly #bodies: (readonly [Uint8Array])[] = []
   readonly #failed: (what: string) => void
 
   constructor(device: FuseDevice, failed: (what: string) => void) {
@@ -26,14 +32,16 @@ export class Replies {
   /** True: who asked has his answer, and nothing is left to undo. */
   error(unique: number, errno: number): boolean {
     this.#encodeHeader(unique, -errno, 0)
-    this.#write([this.#header])
+    this.#write(this.#headerAlone)
     return true
   }
 
   /** What was encoded. False where nobody has got it: then nothing that it told counts. */
   body(unique: number, length: number): boolean {
     this.#encodeHeader(unique, 0, length)
-    return this.#write([this.bytes.subarray(0, OUT_HEADER_BYTES + length)])
+    const body = this.#bodies[length] ?? ([this.bytes.subarray(0, OUT_HEADER_BYTES + length)] as const)
+    if (length <= KEPT_BYTES) this.#bodies[length] = body
+    return this.#write(body)
   }
 
   data(unique: number, views: readonly Uint8Array[], length: number): boolean {
