@@ -40,6 +40,7 @@ const PROGRAMS = {
         'filesystem',
         'partitions',
         'probe',
+        'views',
         'volumes',
       ],
       ...['ext', 'ext_channel', 'ext_runs', 'fat', 'exfat', 'fat_table', 'fat_times', 'fat_tree'],

@@ -22,6 +22,7 @@
 #include "sandbox.h"
 #include "server.h"
 #include "stopwatch.h"
+#include "views.h"
 #include "volumes.h"
 
 namespace {
@@ -30,13 +31,10 @@ using namespace guest;
 
 constexpr int kProtocol = 3;
 constexpr int kBlocks = 4;
-// As many reads of a slow store under way; each has its own view of each filesystem.
-constexpr unsigned kThreads = 4;
+// As many reads of a slow store under way.
+constexpr unsigned kThreads = 16;
 // Half a page of a listing.
 constexpr uint64_t kAttributesAtOnce = 1024;
-// Filesystems that one thread has open.
-constexpr size_t kOpenMax = 8;
-
 struct Node {
   uint32_t volume;
   uint64_t inode;
@@ -73,7 +71,7 @@ class Reader final : public Server {
     return guarded([&] {
       const Node node = rootOf(name);
       directories_.isIn(node.volume, node.inode, node.inode);
-      result = {node.bytes(), open(node.volume).attributes(node.inode)};
+      result = {node.bytes(), open(node.volume)->attributes(node.inode)};
     });
   }
 
@@ -85,7 +83,7 @@ class Reader final : public Server {
       // What could not be looked for is not absent.
       if (inode == 0 && names->error != 0) throw Trouble(names->error, names->trouble);
       if (inode == 0) throw Trouble(ENOENT, "there is no such name");
-      const Attributes attributes = open(parent.volume).attributes(inode);
+      const Attributes attributes = open(parent.volume)->attributes(inode);
       if (!isSafe(parent, inode, attributes)) throw Trouble(EIO, "a directory that is inside of itself or in two others");
       result = {Node{parent.volume, inode}.bytes(), attributes};
     });
@@ -95,11 +93,11 @@ class Reader final : public Server {
     return guarded([&] {
       const Node parent = Node::of(directory);
       const auto names = directoryOf(parent);
-      Filesystem& filesystem = open(parent.volume);
+      const Views::Lease filesystem = open(parent.volume);
       uint64_t at = position;
       for (bool isFull = false; at < names->count() && !isFull;) {
         const uint64_t end = std::min<uint64_t>(names->count(), at + kAttributesAtOnce);
-        const auto attributes = attributesOf(filesystem, parent, *names, at, end);
+        const auto attributes = attributesOf(*filesystem, parent, *names, at, end);
         for (const uint64_t first = at; at < end; at++) {
           const std::string_view name = names->name(at);
           const std::string node = Node{parent.volume, names->inode(at)}.bytes();
@@ -118,14 +116,14 @@ class Reader final : public Server {
   Failure readLink(Bytes bytes, std::string& target) override {
     return guarded([&] {
       const Node node = Node::of(bytes);
-      target = open(node.volume).readLink(node.inode);
+      target = open(node.volume)->readLink(node.inode);
     });
   }
 
   Failure xattrs(Bytes bytes, uint32_t first, Xattrs& result) override {
     return guarded([&] {
       const Node node = Node::of(bytes);
-      const auto all = open(node.volume).xattrs(node.inode);
+      const auto all = open(node.volume)->xattrs(node.inode);
       for (uint32_t i = first; i < all.size(); i++) {
         if (result.xattr(bytesOf(all[i].first), bytesOf(all[i].second))) continue;
         if (i == first) throw Trouble(E2BIG, "an extended attribute that is too large");
@@ -138,19 +136,18 @@ class Reader final : public Server {
   Failure read(Bytes bytes, uint64_t offset, uint8_t* target, size_t& length) override {
     return guarded([&] {
       const Node node = Node::of(bytes);
-      Filesystem& filesystem = open(node.volume);
-      length = clipped(filesystem, node.inode, offset, length);
-      if (length > 0) readFile(filesystem, node, offset, target, length);
+      length = clipped(*open(node.volume), node.inode, offset, length);
+      if (length > 0) readFile(node, offset, target, length);
     });
   }
 
   Failure extents(Bytes bytes, uint64_t offset, uint64_t length, Extents& result) override {
     return guarded([&] {
       const Node node = Node::of(bytes);
-      Filesystem& filesystem = open(node.volume);
-      length = clipped(filesystem, node.inode, offset, length);
+      const Views::Lease filesystem = open(node.volume);
+      length = clipped(*filesystem, node.inode, offset, length);
       std::vector<Run> runs;
-      if (!filesystem.runs(node.inode, offset, length, runs)) {
+      if (!filesystem->runs(node.inode, offset, length, runs)) {
         result.extent(length, ExtentKind::data);
         return;
       }
@@ -165,7 +162,7 @@ class Reader final : public Server {
   }
 
   Failure statfs(const std::string& name, Statfs& result) override {
-    return guarded([&] { result = open(rootOf(name).volume).statfs(); });
+    return guarded([&] { result = open(rootOf(name).volume)->statfs(); });
   }
 
  private:
@@ -199,33 +196,19 @@ class Reader final : public Server {
     for (uint32_t i = 0; i < all->size(); i++) {
       if ((*all)[i].name != name) continue;
       if ((*all)[i].state != "readable") throw Trouble(EOPNOTSUPP, (*all)[i].probed.reason);
-      return {i, open(i).root()};
+      return {i, open(i)->root()};
     }
     throw Trouble(ENOENT, "there is no such volume");
   }
 
-  // Of the calling thread: neither library may be used by two at once.
-  Filesystem& open(uint32_t index) {
-    struct Open {
-      uint32_t volume;
-      std::unique_ptr<Filesystem> filesystem;
-    };
-    thread_local std::list<Open> opened;
-    for (auto at = opened.begin(); at != opened.end(); ++at) {
-      if (at->volume != index) continue;
-      opened.splice(opened.begin(), opened, at);
-      return *opened.front().filesystem;
-    }
+  Views::Lease open(uint32_t index) {
     const auto all = found();
     if (index >= all->size()) throw Trouble(EINVAL, "a node that was never given out");
-    auto filesystem = openVolume((*all)[index]);
-    if (opened.size() >= kOpenMax) opened.pop_back();
-    opened.push_front({index, std::move(filesystem)});
-    return *opened.front().filesystem;
+    return views_.take(index, [&] { return openVolume((*all)[index]); });
   }
 
   Directories::Shared directoryOf(const Node& node) {
-    return directories_.get(node.volume, node.inode, [&] { return open(node.volume).list(node.inode); });
+    return directories_.get(node.volume, node.inode, [&] { return open(node.volume)->list(node.inode); });
   }
 
   bool isSafe(const Node& parent, uint64_t inode, const Attributes& attributes) {
@@ -258,13 +241,17 @@ class Reader final : public Server {
     return offset >= attributes.size ? 0 : std::min(length, attributes.size - offset);
   }
 
-  void readFile(Filesystem& filesystem, const Node& node, uint64_t offset, uint8_t* target, size_t length) {
+  // Who waits for a file's bytes keeps nobody from parsing.
+  void readFile(const Node& node, uint64_t offset, uint8_t* target, size_t length) {
     std::vector<Run> runs;
     for (size_t done = 0; done < length;) {
       runs.clear();
-      if (!filesystem.runs(node.inode, offset + done, length - done, runs)) {
-        filesystem.read(node.inode, offset + done, target + done, length - done);
-        return;
+      {
+        const Views::Lease filesystem = open(node.volume);
+        if (!filesystem->runs(node.inode, offset + done, length - done, runs)) {
+          filesystem->read(node.inode, offset + done, target + done, length - done);
+          return;
+        }
       }
       if (runs.empty()) throw Trouble(EIO, "its extents lead nowhere");
       std::vector<Piece> pieces;
@@ -285,6 +272,7 @@ class Reader final : public Server {
   std::mutex finding_;
   std::shared_ptr<const Volumes> volumes_;
   Directories directories_;
+  Views views_;
 };
 
 std::vector<Disk> disksOf(int count, char** arguments) {
