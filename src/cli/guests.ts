@@ -59,7 +59,7 @@ async function kernelOf(invocation: Invocation): Promise<OpenGuest> {
   const { output, surroundings } = invocation
   const { clock } = surroundings
   output.warning(
-    "--trust-guest: this host's kernel parses what the guests have on their disks, with all its rights; journals are not replayed",
+    "--trust-guest: this host's kernel parses what the guests have on their disks, with all its rights",
   )
   let kernels = 0
   const open = kernelGuests({
