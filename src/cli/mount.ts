@@ -22,6 +22,7 @@ export const mountCommand = verb<Flags>({
   examples: [
     '--repo /srv/backup mount /mnt/backup',
     '--repo /srv/backup mount /mnt/backup --allow-other --guest-key vda-p3=/root/vda-p3.key',
+    '--repo /srv/backup mount /mnt/backup --trust-guest',
     '--repo "s3://bucket/vms?endpoint=https://s3.example" mount /mnt/backup --disk-cache-size 20GiB',
   ],
   options: (command: Command) =>
