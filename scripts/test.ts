@@ -42,7 +42,7 @@ const files = globSync('test/**/*.test.ts')
 
 // Files that start guests or occupy the machine run one at a time; two processors take two of the others, which compute. Of the
 // ordinary ones that is all but integration.
-const computes = /^test\/(fuzz|property|simulation)\//
+const computes = /^test\/(fuzz|property|simulation|unit)\//
 const alone = (path: string): boolean =>
   name === 'ordinary' ? path.startsWith('test/integration/') : name === 'soak' || !computes.test(path)
 const count: Count = { passed: 0, failed: 0, skipped: 0 }
