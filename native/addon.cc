@@ -8,12 +8,13 @@
 #include "fuse_device.h"
 #include "opening.h"
 #include "pipeline.h"
+#include "place_file.h"
 #include "record.h"
 #include "scattered.h"
 #include "sparse_file.h"
 
 /** Raised with every change of the calls, so that TypeScript never meets an addon of another version. */
-constexpr double kVersion = 7;
+constexpr double kVersion = 8;
 
 NAPI_MODULE_INIT() {
 #if defined(__GLIBC__)
@@ -56,6 +57,7 @@ NAPI_MODULE_INIT() {
       {"readFileXattrs", nullptr, readFileXattrs, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"setFileTimes", nullptr, setFileTimes, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"makeSpecialFile", nullptr, makeSpecialFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"placeFile", nullptr, placeFile, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"renameToNew", nullptr, renameToNew, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof calls / sizeof *calls, calls);

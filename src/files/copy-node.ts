@@ -7,6 +7,7 @@ import { isLifeboatError, LifeboatError, messageOf } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import { type AbortOptions, forEachLimited } from '../core/scope.ts'
 import { makeSpecial, renameToNew } from '../native/file-attributes.ts'
+import { type Part, placeFile } from '../native/place-file.ts'
 import type { CopyCounts } from './copied.ts'
 import { dataExtents, piecesOf } from './data-extents.ts'
 import type { FileNode, SpecialNode, SymlinkNode, TreeNode } from './file-tree.ts'
@@ -14,7 +15,7 @@ import { encodeName } from './name.ts'
 import { isRefusalOfOneFile, systemCode } from './output-errors.ts'
 import { isOfOneFile, type ProblemList } from './problems.ts'
 import type { ReadBuffers } from './read-buffers.ts'
-import { type AttributeRules, setAttributes } from './set-attributes.ts'
+import { type AttributeRules, attributesToGive, isId, type Report, setAttributes } from './set-attributes.ts'
 import { pathIn, type Staging } from './staging.ts'
 
 const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
@@ -66,12 +67,13 @@ class Refused extends Error {}
 
 async function copyAlone(copying: Copying, place: Place, node: PlainNode, options: AbortOptions): Promise<void> {
   if (!place.isFresh && (await isThere(copying, place, node, options))) return
-  const part = await makePart(copying, place, node, options)
-  if (part === undefined) return
+  const to = { path: pathIn(place.folder, encodeName(place.name)), replaces: !place.isFresh }
+  const made = await makePart(copying, place, node, to, options)
+  if (made === undefined) return
   try {
-    await givePlace(part, place)
+    if (!made.isPlaced) await givePlace(made.part, to)
   } catch (error) {
-    await unlink(part)
+    await unlink(made.part)
     throw error
   }
   if (node.kind === 'file') copying.counts.files += 1
@@ -112,9 +114,9 @@ async function makeFirst(copying: Copying, place: Place, node: FileNode, first: 
     copying.counts.resumed += 1
     return
   }
-  const part = await makePart(copying, place, node, options)
-  if (part === undefined) return
-  await rename(part, first)
+  const made = await makePart(copying, place, node, { path: first, replaces: true }, options)
+  if (made === undefined) return
+  if (!made.isPlaced) await rename(made.part, first)
   copying.counts.files += 1
 }
 
@@ -143,8 +145,20 @@ async function isComplete(path: Buffer, node: PlainNode, options: AbortOptions):
   return stat.size === BigInt(size) && stat.mtimeNs === modifiedNs
 }
 
-/** Undefined: left out, and told. */
-async function makePart(copying: Copying, place: Place, node: PlainNode, options: AbortOptions) {
+/** Where what is made goes. */
+interface Goal {
+  readonly path: Buffer
+  readonly replaces: boolean
+}
+
+/** Undefined: left out, and told. A file mostly has its place already. */
+async function makePart(
+  copying: Copying,
+  place: Place,
+  node: PlainNode,
+  goal: Goal,
+  options: AbortOptions,
+): Promise<{ readonly part: Buffer; readonly isPlaced: boolean } | undefined> {
   const isDevice = node.kind === 'character-device' || node.kind === 'block-device'
   if (isDevice && !copying.rules.devices) {
     copying.problems.add(place.path, 'left-out', 'device node')
@@ -155,11 +169,13 @@ async function makePart(copying: Copying, place: Place, node: PlainNode, options
   const xattrs = readXattrs(copying, place.path, node, options)
   xattrs.catch(() => {})
   try {
-    if (node.kind === 'file') await writeFile(copying, part, node, options)
-    else if (node.kind === 'symlink') await writeLink(part, await node.readLink(options))
+    if (node.kind === 'file') {
+      const isPlaced = await writeFile(copying, { part, place, node, xattrs, goal }, options)
+      if (isPlaced) return { part, isPlaced }
+    } else if (node.kind === 'symlink') await writeLink(part, await node.readLink(options))
     else await makeSpecial(part, node.kind, deviceOf(node))
     await dress(copying, place, part, node, await xattrs)
-    return part
+    return { part, isPlaced: false }
   } catch (error) {
     await unlink(part).catch(() => {})
     throw error
@@ -217,15 +233,23 @@ export async function openContents(node: FileNode, options: AbortOptions): Promi
   throw new LifeboatError('guest-filesystem', `its size is ${size} bytes, its contents have ${reader.size}`)
 }
 
-async function writeFile(copying: Copying, path: Buffer, node: FileNode, options: AbortOptions): Promise<void> {
+interface Writing {
+  readonly part: Buffer
+  readonly place: Place
+  readonly node: FileNode
+  readonly xattrs: Promise<ReadonlyMap<string, Uint8Array>>
+  readonly goal: Goal
+}
+
+/** Whether it has its attributes and its place as well; else it is a part with nothing but its contents. */
+async function writeFile(copying: Copying, writing: Writing, options: AbortOptions): Promise<boolean> {
+  const { part, node } = writing
   await using reader = await openContents(node, options)
-  await using file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
-  // Asking for the holes of a small file would cost as much as reading it.
-  const isSmall = reader.size <= limits.copySmallBytes
-  if (!isSmall) await file.truncate(reader.size)
-  const data = isSmall ? [{ offset: 0, length: reader.size }] : dataExtents(reader, options)
+  if (reader.size <= limits.copySmallBytes && hasOwner(node)) return await writeSmall(copying, writing, reader, options)
+  await using file = await open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+  await file.truncate(reader.size)
   await forEachLimited(
-    piecesOf(data, limits.copyReadBytes),
+    piecesOf(dataExtents(reader, options), limits.copyReadBytes),
     limits.copyReadsPerFile,
     async ({ offset, length }, signal) => {
       await copying.buffers.use(async buffer => {
@@ -238,11 +262,38 @@ async function writeFile(copying: Copying, path: Buffer, node: FileNode, options
     },
     options,
   )
+  return hasOwner(node) && (await placeWhole(copying, writing, { path: part, file }))
 }
 
-async function givePlace(part: Buffer, { folder, name, isFresh }: Place): Promise<void> {
-  const path = pathIn(folder, encodeName(name))
-  if (!isFresh) return rename(part, path)
+/** Asking for the holes of a small file would cost as much as reading it. */
+async function writeSmall(copying: Copying, writing: Writing, reader: BlockReader, options: AbortOptions) {
+  return copying.buffers.use(async buffer => {
+    const contents = buffer.subarray(0, reader.size)
+    await reader.readInto(contents, 0, options)
+    const isPlaced = await placeWhole(copying, writing, { path: writing.part, contents })
+    copying.counts.bytes += contents.length
+    copying.progress()
+    return isPlaced
+  })
+}
+
+const hasOwner = (node: FileNode): boolean => isId(node.attributes().uid) && isId(node.attributes().gid)
+
+/** As dress() and givePlace() do it, in one call. False where anything of that does not work: they find out what, and tell. */
+async function placeWhole(copying: Copying, { place, node, xattrs, goal }: Writing, part: Part): Promise<boolean> {
+  const attributes = node.attributes()
+  const reports: Parameters<Report>[] = []
+  const given = attributesToGive(attributes, await xattrs, copying.rules, true, (...told) => reports.push(told))
+  const named = new Map([...given.xattrs].map(([name, value]) => [encodeName(name), value]))
+  const failed = await placeFile(part, { ...attributes, mode: given.mode, xattrs: named }, goal.path, goal)
+  if (failed?.step === 'contents') throw failed.error
+  if (failed !== undefined) return false
+  for (const [kind, reason] of reports) copying.problems.add(place.path, kind, reason)
+  return true
+}
+
+async function givePlace(part: Buffer, { path, replaces }: Goal): Promise<void> {
+  if (replaces) return rename(part, path)
   try {
     await renameToNew(part, path)
   } catch (error) {

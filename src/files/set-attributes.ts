@@ -90,7 +90,7 @@ async function setOwner(
   return false
 }
 
-const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id <= ID_MAX
+export const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id <= ID_MAX
 
 /** A program that runs as its owner must be its owner's: else it would run as whoever restores it. */
 function modeOf(

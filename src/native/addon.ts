@@ -87,6 +87,18 @@ export interface Addon {
   /** Seconds i64, nanoseconds i64 of the last access, then of the last change. */
   setFileTimes(path: Uint8Array, times: Uint8Array): Promise<number>
   makeSpecialFile(path: Uint8Array, mode: number, major: number, minor: number): Promise<number>
+  /**
+   * `descriptor`: 0, or 1 + that of the part, which then has its contents. `dress`: u32 owner, group, mode, 1 to replace what is there, then
+   * the times as above. `xattrs` as of readFileXattrs. 0, or 4096 x step (1 contents, 2 attributes, 3 name) + errno.
+   */
+  placeFile(
+    part: Uint8Array,
+    contents: Uint8Array,
+    descriptor: number,
+    dress: Uint8Array,
+    xattrs: Uint8Array,
+    path: Uint8Array,
+  ): Promise<number>
   renameToNew(from: Uint8Array, to: Uint8Array): Promise<number>
 }
 

@@ -5,13 +5,13 @@
 import { constants } from 'node:os'
 import { getSystemErrorName } from 'node:util'
 import { loadAddon } from './native.ts'
+import { writeTime } from './place-file.ts'
 
 const S_IFIFO = 0o010000
 const S_IFCHR = 0o020000
 const S_IFBLK = 0o060000
 const S_IFSOCK = 0o140000
 const KINDS = { fifo: S_IFIFO, socket: S_IFSOCK, 'character-device': S_IFCHR, 'block-device': S_IFBLK }
-const NS = 1_000_000_000n
 /** Of all attributes of one file. */
 const XATTRS_BYTES_MAX = 16 * 1024 * 1024
 
@@ -44,11 +44,8 @@ function* fieldsOf(bytes: Buffer): Generator<Uint8Array> {
 
 export async function setTimes(path: Uint8Array, accessedNs: bigint, modifiedNs: bigint): Promise<void> {
   const times = Buffer.alloc(32)
-  for (const [index, time] of [accessedNs, modifiedNs].entries()) {
-    const nanoseconds = ((time % NS) + NS) % NS
-    times.writeBigInt64LE((time - nanoseconds) / NS, index * 16)
-    times.writeBigInt64LE(nanoseconds, index * 16 + 8)
-  }
+  writeTime(times, 0, accessedNs)
+  writeTime(times, 16, modifiedNs)
   check('utimensat', await loadAddon().setFileTimes(path, times))
 }
 

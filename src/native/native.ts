@@ -7,7 +7,7 @@ import { addonPipeline } from './addon-pipeline.ts'
 import type { Pipeline } from './pipeline.ts'
 
 /** Equal to kVersion in native/addon.cc. */
-const VERSION = 7
+const VERSION = 8
 /** The same from src/native and from dist/native. */
 const ADDON = fileURLToPath(new URL('../../build/lifeboat.node', import.meta.url))
 
