@@ -3,12 +3,11 @@
  * round and has served other files of the tree before it is measured, since a mount serves for days: until V8 has compiled it, ours
  * takes three times the CPU for small requests. They take turns in who comes first.
  */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { type Goal, judge } from './goal.ts'
 import { ENTRIES, FOLDERS, IMAGE_BYTES } from './memory-mount.ts'
+import { type MountProcess, mounted } from './mount-process.ts'
 import { run } from './tools.ts'
 
 const HERE = import.meta.dirname
@@ -73,7 +72,7 @@ export const goal: Goal = {
     const figures = new Map<string, Map<string, Figure[]>>()
     for (let round = 0; round < rounds; round++)
       for (const who of round % 2 === 0 ? SERVERS : SERVERS.toReversed()) {
-        const mount = await mounted(who, path.join(dir, `${who}-${round}`)).catch((error: unknown) => say(`${error}`))
+        const mount = await served(who, path.join(dir, `${who}-${round}`)).catch((error: unknown) => say(`${error}`))
         if (mount === undefined) continue
         await using server = mount
         for (const { script } of WARMING) await ask(server.at, script)
@@ -122,24 +121,7 @@ function rows(name: string, peer: string, ours: readonly Figure[], theirs: reado
   ]
 }
 
-async function mounted(who: string, at: string) {
+async function served(who: string, at: string): Promise<MountProcess> {
   await mkdir(at)
-  const child = spawn(process.execPath, [path.join(HERE, 'memory-mount.ts'), who, at], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  const ended = once(child, 'close')
-  if ((await Promise.race([once(child.stdout, 'data'), ended.then(() => undefined)])) === undefined)
-    throw new Error(`${who} did not mount`)
-  return {
-    at,
-    async cpuSeconds() {
-      const text = await readFile(`/proc/${child.pid}/stat`, 'utf8')
-      const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-      return (Number(fields[11]) + Number(fields[12])) / 100
-    },
-    async [Symbol.asyncDispose]() {
-      child.kill('SIGTERM')
-      await ended
-    },
-  }
+  return mounted(process.execPath, at, [path.join(HERE, 'memory-mount.ts'), who, at])
 }

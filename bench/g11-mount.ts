@@ -2,13 +2,11 @@
  * G11: a point's raw image through our mount, past the kernel's page cache (as QEMU reads with cache=none) and warm in ours, against
  * qemu-storage-daemon's FUSE export of the same raw file: 4 KiB at random places, one at a time and eight at once, and 1 MiB in order.
  */
-import { spawn } from 'node:child_process'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { systemClock } from '../src/core/clock.ts'
 import { type Goal, judge } from './goal.ts'
 import { images } from './images.ts'
-import { LIFEBOAT } from './installed.ts'
+import { lifeboatMount, type MountProcess, mounted } from './mount-process.ts'
 import { lifeboat } from './process-cost.ts'
 import { ratios } from './random-read.ts'
 import { makeRepository } from './repository.ts'
@@ -27,10 +25,9 @@ const JOBS: readonly Job[] = [
   { name: '1 MiB sequential reads', words: ['--rw=read', '--bs=1M'] },
 ]
 
-interface Server extends AsyncDisposable {
+interface Server extends MountProcess {
   readonly name: string
   readonly file: string
-  cpuSeconds(): Promise<number>
 }
 
 export const goal: Goal = {
@@ -88,19 +85,9 @@ async function directReads(file: string, size: number, words: readonly string[])
 }
 
 async function ourMount(dir: string, environment: Record<string, string>): Promise<Server> {
-  const at = path.join(dir, 'mounted')
-  await mkdir(at)
-  return served(
-    'lifeboat mount',
-    at,
-    process.execPath,
-    [LIFEBOAT, 'mount', at, '--cache-size', '2GiB'],
-    environment,
-    async () => {
-      const { stdout } = await run('find', [path.join(at, 'by-vm'), '-name', 'vda.raw'])
-      return stdout.trim().split('\n')[0] ?? ''
-    },
-  )
+  const mount = await lifeboatMount(dir, environment, ['--cache-size', '2GiB'])
+  const { stdout } = await run('find', [path.join(mount.at, 'by-vm'), '-name', 'vda.raw'])
+  return { ...mount, name: 'lifeboat mount', file: stdout.trim().split('\n')[0] ?? '' }
 }
 
 async function qemuExport(dir: string, image: string): Promise<Server> {
@@ -111,38 +98,5 @@ async function qemuExport(dir: string, image: string): Promise<Server> {
     ...['--blockdev', 'driver=raw,node-name=raw,file=file,read-only=on'],
     ...['--export', `fuse,id=image,node-name=raw,mountpoint=${file}`],
   ]
-  return served('qemu-storage-daemon', file, 'qemu-storage-daemon', words, {}, async () => file)
-}
-
-/** Ready when it is in the list of mounts. */
-async function served(
-  name: string,
-  at: string,
-  program: string,
-  words: readonly string[],
-  environment: Record<string, string>,
-  find: () => Promise<string>,
-): Promise<Server> {
-  const child = spawn(program, [...words], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-    env: { ...process.env, ...environment },
-  })
-  const ended = new Promise(resolve => child.once('close', resolve))
-  while (!(await readFile('/proc/self/mountinfo', 'utf8')).includes(` ${at} `)) {
-    if (child.exitCode !== null) throw new Error(`${name} ended with ${child.exitCode}`)
-    await systemClock.sleep(50)
-  }
-  return {
-    name,
-    file: await find(),
-    async cpuSeconds() {
-      const text = await readFile(`/proc/${child.pid}/stat`, 'utf8')
-      const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-      return (Number(fields[11]) + Number(fields[12])) / 100
-    },
-    async [Symbol.asyncDispose]() {
-      child.kill('SIGTERM')
-      await ended
-    },
-  }
+  return { ...(await mounted('qemu-storage-daemon', file, words)), name: 'qemu-storage-daemon', file }
 }

@@ -20,7 +20,7 @@ export async function install(): Promise<void> {
   const compiler = path.join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
   const project = path.join(ROOT, 'tsconfig.build.json')
   await run(process.execPath, [compiler, '-p', project, '--outDir', path.join(HOME, 'dist')])
-  for (const part of ['bin', 'build', 'package.json'])
+  for (const part of ['appliance', 'bin', 'build', 'package.json'])
     await cp(path.join(ROOT, part), path.join(HOME, part), { recursive: true })
   await symlink(path.join(ROOT, 'node_modules'), path.join(HOME, 'node_modules'))
 }
