@@ -15,7 +15,7 @@ test('the packed package installs into an empty folder, and runs', { timeout: 15
   t.after(() => rm(folder, { recursive: true }))
   // A copy, so that the checkout's own dist/ is left alone.
   await shell(
-    'mkdir "$2/copy"; cd "$1"; cp -r package.json tsconfig*.json src appliance bin native build scripts recover systemd docs README.md LICENSE "$2/copy"',
+    'mkdir "$2/copy"; cd "$1"; cp -r package.json tsconfig*.json src appliance kernel-mounts bin native build scripts recover systemd docs README.md LICENSE "$2/copy"',
     checkout,
     folder,
   )
@@ -30,6 +30,7 @@ test('the packed package installs into an empty folder, and runs', { timeout: 15
   assert.match(listed, /^package\/dist\/cli\/main\.js$/m)
   assert.match(listed, /^package\/build\/lifeboat\.node$/m)
   assert.match(listed, /^package\/appliance\/volumes$/m)
+  assert.match(listed, /^package\/kernel-mounts\/volumes$/m)
   assert.match(listed, /^package\/systemd\/lifeboat-resume\.service$/m)
   assert.doesNotMatch(listed, /^package\/(src|test|bench)\//m)
 
