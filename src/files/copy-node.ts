@@ -245,7 +245,8 @@ interface Writing {
 async function writeFile(copying: Copying, writing: Writing, options: AbortOptions): Promise<boolean> {
   const { part, node } = writing
   await using reader = await openContents(node, options)
-  if (reader.size <= limits.copySmallBytes && hasOwner(node)) return await writeSmall(copying, writing, reader, options)
+  const isOrdinary = hasOrdinaryAttributes(node)
+  if (isOrdinary && (await isPlain(reader, options))) return await writeSmall(copying, writing, reader, options)
   await using file = await open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
   await file.truncate(reader.size)
   await forEachLimited(
@@ -262,10 +263,17 @@ async function writeFile(copying: Copying, writing: Writing, options: AbortOptio
     },
     options,
   )
-  return hasOwner(node) && (await placeWhole(copying, writing, { path: part, file }))
+  return isOrdinary && (await placeWhole(copying, writing, { path: part, file }))
 }
 
-/** Asking for the holes of a small file would cost as much as reading it. */
+/** One read has it, and it has no holes. Asking a small file for them would cost as much as reading it. */
+async function isPlain(reader: BlockReader, options: AbortOptions): Promise<boolean> {
+  if (reader.size <= limits.copySmallBytes) return true
+  if (reader.size > limits.copyReadBytes) return false
+  for await (const { length } of dataExtents(reader, options)) return length === reader.size
+  return false
+}
+
 async function writeSmall(copying: Copying, writing: Writing, reader: BlockReader, options: AbortOptions) {
   return copying.buffers.use(async buffer => {
     const contents = buffer.subarray(0, reader.size)
@@ -277,7 +285,11 @@ async function writeSmall(copying: Copying, writing: Writing, reader: BlockReade
   })
 }
 
-const hasOwner = (node: FileNode): boolean => isId(node.attributes().uid) && isId(node.attributes().gid)
+/** What a hostile tree says beyond that is told of one by one. */
+function hasOrdinaryAttributes(node: FileNode): boolean {
+  const { uid, gid, accessedNs, modifiedNs } = node.attributes()
+  return isId(uid) && isId(gid) && [accessedNs, modifiedNs].every(time => BigInt.asIntN(64, time) === time)
+}
 
 /** As dress() and givePlace() do it, in one call. False where anything of that does not work: they find out what, and tell. */
 async function placeWhole(copying: Copying, { place, node, xattrs, goal }: Writing, part: Part): Promise<boolean> {

@@ -7,6 +7,8 @@ import type { GuestDisk } from './guest-filesystems.ts'
 
 const REQUEST_BYTES = 20
 const ANSWER_HEAD = 12
+const ANSWER_LARGE = ANSWER_HEAD + limits.guestReadBytes
+const LARGE = limits.guestReadBytes / 8
 
 interface Asked {
   readonly tag: number
@@ -22,6 +24,8 @@ export class ReaderBlocks {
   readonly #slots = new Slots(limits.guestReaderBlocksInFlight)
   readonly #closing = new AbortController()
   readonly #working = new Set<Promise<void>>()
+  /** Of large answers while there are any under way: fresh memory for each would cost more than filling it. */
+  #free: Buffer[] = []
   #rest: Buffer = Buffer.alloc(0)
 
   /** `refuse` is called where a request is none that the reader may make. */
@@ -57,7 +61,10 @@ export class ReaderBlocks {
       this.#refuse(asked ? 'asked for too much at once' : 'asked for bytes that no disk has')
       return
     }
-    const work: Promise<void> = this.#answer(asked).finally(() => this.#working.delete(work))
+    const work: Promise<void> = this.#answer(asked).finally(() => {
+      this.#working.delete(work)
+      if (this.#working.size === 0) this.#free = []
+    })
     this.#working.add(work)
   }
 
@@ -78,7 +85,8 @@ export class ReaderBlocks {
       return
     }
     try {
-      const answer = Buffer.allocUnsafeSlow(ANSWER_HEAD + length)
+      const memory = this.#memoryFor(length)
+      const answer = memory.subarray(0, ANSWER_HEAD + length)
       const errno = await disk.image.readInto(answer.subarray(ANSWER_HEAD), offset, { signal }).then(
         () => 0,
         () => constants.errno.EIO,
@@ -88,9 +96,16 @@ export class ReaderBlocks {
       answer.writeUInt32LE(errno, 4)
       answer.writeUInt32LE(errno === 0 ? length : 0, 8)
       await this.#write(errno === 0 ? answer : answer.subarray(0, ANSWER_HEAD))
+      // After a failure or an abort somebody may still write into it.
+      if (errno === 0 && !signal.aborted && memory.length === ANSWER_LARGE) this.#free.push(memory)
     } finally {
       this.#slots.give()
     }
+  }
+
+  #memoryFor(length: number): Buffer {
+    if (length < LARGE) return Buffer.allocUnsafeSlow(ANSWER_HEAD + length)
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(ANSWER_LARGE)
   }
 
   /** When it was taken, so that a reader that does not listen holds no more than its slots. */

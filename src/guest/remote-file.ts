@@ -48,6 +48,8 @@ const BLOCK = 4096
 const OUT_OF_ORDER = limits.guestReadBytes
 /** Who asks for so much at once goes on: the kernel's read-ahead, a restore. A look at a file's head is shorter. */
 const LARGE = 128 * 1024
+/** The kernel has one more under way than it waits for. */
+const OWN_READS = 2
 /** Requests of one large read. */
 const READS_AT_ONCE = 8
 
@@ -56,7 +58,10 @@ export class RemoteReader implements BlockReader {
   readonly blockSize = BLOCK
   readonly #contents: RemoteContents
   readonly #budget: ByteBudget
-  readonly #closed = new AbortController()
+  #isClosed = false
+  /** Of what is read ahead. An abort makes an error with a stack, so a reader without any has none. */
+  #aborting: AbortController | undefined
+  #reading = 0
   #pieces: Piece[] = []
   /** Where a reader in order goes on; pieces follow each other from there to `#aheadEnd`. */
   #expected = 0
@@ -72,7 +77,7 @@ export class RemoteReader implements BlockReader {
   async readInto(target: Uint8Array, offset: number, options: AbortOptions = {}): Promise<void> {
     const end = offset + target.length
     if (!(offset >= 0 && end <= this.size)) throw new RangeError(`${offset}+${target.length} is outside ${this.size}`)
-    if (this.#closed.signal.aborted) throw new LifeboatError('interrupted', 'the file was closed')
+    if (this.#isClosed) throw new LifeboatError('interrupted', 'the file was closed')
     options.signal?.throwIfAborted()
     if (target.length === 0) return
     const pieces = this.#pieces
@@ -81,18 +86,20 @@ export class RemoteReader implements BlockReader {
     const from = Math.min(end, Math.max(offset, pieces[0]?.offset ?? end))
     const to = Math.max(from, Math.min(end, pieces.length > 0 ? rangeEnd(pieces.at(-1)!) : end))
     const parts = [...cut(offset, from), ...inside(pieces, from, to), ...cut(to, end)]
-    await forEachLimited(
-      parts,
-      READS_AT_ONCE,
-      async ({ piece, ...part }, signal) => {
-        const place = target.subarray(part.offset - offset, rangeEnd(part) - offset)
-        // Where a piece could not be read, what is asked for may still be: a damaged block is elsewhere in it.
-        if (piece !== undefined && (await abortable(piece.there, { signal })))
-          place.set(piece.bytes.subarray(part.offset - piece.offset, rangeEnd(part) - piece.offset))
-        else await this.#contents.read(place, part.offset, { signal })
-      },
-      options,
-    )
+    const readPart = async ({ piece, ...part }: Part, signal: AbortSignal | undefined) => {
+      const place = target.subarray(part.offset - offset, rangeEnd(part) - offset)
+      // Where a piece could not be read, what is asked for may still be: a damaged block is elsewhere in it.
+      if (piece !== undefined && (await abortable(piece.there, { signal })))
+        place.set(piece.bytes.subarray(part.offset - piece.offset, rangeEnd(part) - piece.offset))
+      else await this.#contents.read(place, part.offset, { signal })
+    }
+    this.#reading += 1
+    try {
+      if (parts.length === 1) await readPart(parts[0]!, options.signal)
+      else await forEachLimited(parts, READS_AT_ONCE, readPart, options)
+    } finally {
+      this.#reading -= 1
+    }
   }
 
   async *extents(wanted: Range, options: AbortOptions = {}): AsyncGenerator<Extent> {
@@ -116,7 +123,8 @@ export class RemoteReader implements BlockReader {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closed.abort()
+    this.#isClosed = true
+    this.#aborting?.abort()
     this.#forget(() => true)
   }
 
@@ -135,7 +143,9 @@ export class RemoteReader implements BlockReader {
     else if (consumed || end - offset >= limits.guestReadBytes)
       this.#depth = Math.min(limits.guestReadAheadPieces, this.#depth * 2)
     if (isFirst && this.#depth === 0) return
-    this.#readAhead()
+    // Who has several large reads under way is ahead of himself: pieces would be copies of what he asks for next.
+    const isLarge = end - offset >= limits.guestReadBytes
+    if (!isLarge || (!isFirst && this.#reading < OWN_READS)) this.#readAhead()
   }
 
   #readAhead(): void {
@@ -154,7 +164,8 @@ export class RemoteReader implements BlockReader {
 
   #begin(range: Range): Piece {
     const bytes = Buffer.allocUnsafeSlow(range.length)
-    const reading = this.#contents.read(bytes, range.offset, { signal: this.#closed.signal })
+    this.#aborting ??= new AbortController()
+    const reading = this.#contents.read(bytes, range.offset, { signal: this.#aborting.signal })
     return {
       ...range,
       bytes,

@@ -131,9 +131,9 @@ class RemoteDirectory extends Common implements DirectoryNode {
       page.catch(() => {})
       return page
     }
+    let coming: Promise<ListPage> | undefined = begin(0n)
     try {
       let position = 0n
-      let coming: Promise<ListPage> | undefined = begin(position)
       while (coming) {
         const page: ListPage = await coming
         if (page.next !== 0n && page.next === position) throw endless(this.volume)
@@ -142,7 +142,8 @@ class RemoteDirectory extends Common implements DirectoryNode {
         yield page
       }
     } finally {
-      ended.abort()
+      // An abort makes an error with a stack: where nothing is under way that would be all it does.
+      if (coming) ended.abort()
     }
   }
 }

@@ -141,6 +141,12 @@ const ATTACKS: readonly Attack[] = [
     left: ['f'],
   },
   {
+    name: 'times that there are not, of an owner who is',
+    tree: () => folderOf(['f', fileOf('x', { modifiedNs: 2n ** 80n, accessedNs: -(2n ** 70n) })]),
+    told: /^f not-set times/,
+    left: ['f'],
+  },
+  {
     name: 'owners, modes and times that there are not',
     tree: () =>
       folderOf([
