@@ -142,7 +142,7 @@ const ATTACKS: readonly Attack[] = [
   },
   {
     name: 'times that there are not, of an owner who is',
-    tree: () => folderOf(['f', fileOf('x', { modifiedNs: 2n ** 80n, accessedNs: -(2n ** 70n) })]),
+    tree: () => folderOf(['f', fileOf('x', { modifiedNs: 2n ** 100n, accessedNs: -(2n ** 100n) })]),
     told: /^f not-set times/,
     left: ['f'],
   },
