@@ -8,7 +8,12 @@ export interface Checksums {
   readonly system: string
   /** Of the files on the data disk. */
   readonly data: string
+  /** Of one of those, `LETTER`, alone. */
+  readonly letter: string
 }
+
+/** The file of the data disk that comes out through the mount at the end. */
+export const LETTER = 'letters/8.txt'
 
 const CHECKSUM_TIMEOUT_MS = 300_000
 
@@ -17,7 +22,8 @@ export async function checksums(guest: Shell): Promise<Checksums> {
     guest.must(`find ${folders} -xdev -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-64`, {
       timeoutMs: CHECKSUM_TIMEOUT_MS,
     })
-  return { system: await of('/etc /boot /home'), data: await of('/data') }
+  const letter = await guest.must(`sha256sum < /data/${LETTER} | cut -c1-64`)
+  return { system: await of('/etc /boot /home'), data: await of('/data'), letter: letter.trim() }
 }
 
 export const sameChecksums = (a: Checksums, b: Checksums): boolean => a.system === b.system && a.data === b.data

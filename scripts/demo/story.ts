@@ -121,7 +121,13 @@ export async function tellStory({ folder, debian, narration }: StoryOptions): Pr
   step(identical ? 'the restored data disk is the same, bit by bit' : 'THE RESTORED DATA DISK DIFFERS')
   if (!identical) differences.push(`restored vdb: ${compared}`)
 
-  const differs = await fileThroughMount({ lifeboat, point: textOf(points[1] ?? {}, 'point'), at, step })
+  const differs = await fileThroughMount({
+    lifeboat,
+    point: textOf(points[1] ?? {}, 'point'),
+    digest: newer.letter,
+    at,
+    step,
+  })
   if (differs) differences.push(differs)
 
   const size = sum(listOf(points[0] ?? {}, 'disks'), 'size')
