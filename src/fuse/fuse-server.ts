@@ -17,7 +17,7 @@ import type { FuseDevice } from '../native/fuse-device.ts'
 import * as C from './constants.ts'
 import { E, errnoOf, Refusal } from './errno.ts'
 import { negotiate } from './negotiation.ts'
-import { Operations, type Request } from './operations.ts'
+import { type Acls, Operations, type Request } from './operations.ts'
 import { Replies } from './replies.ts'
 import { RequestsInFlight } from './requests-in-flight.ts'
 import { encodeInit, getUint64, parseHeader, parseInit } from './wire.ts'
@@ -27,8 +27,7 @@ export interface ServeOptions {
   /** The server's from now on. */
   readonly device: FuseDevice
   readonly statfs?: (options?: AbortOptions) => Promise<Statfs>
-  /** The kernel judges by mode and POSIX ACL who may read what; else all who get to the mount may. */
-  readonly checksModes?: boolean
+  readonly acls?: Acls
   readonly clock: Clock
   readonly onTrouble?: (message: string, error?: unknown) => void
 }
@@ -51,7 +50,7 @@ class FuseServer implements ServedTree {
   readonly ready: Promise<void>
   readonly ended: Promise<void>
   readonly #device: FuseDevice
-  readonly #checksModes: boolean
+  readonly #acls: Acls | undefined
   readonly #request = emptyRequest()
   readonly #replies: Replies
   readonly #requests: RequestsInFlight
@@ -61,15 +60,16 @@ class FuseServer implements ServedTree {
   readonly #ended = Promise.withResolvers<void>()
   #isOver = false
 
-  constructor({ root, device, statfs, checksModes, clock, onTrouble }: ServeOptions) {
+  constructor({ root, device, statfs, acls, clock, onTrouble }: ServeOptions) {
     this.#device = device
-    this.#checksModes = checksModes === true
+    this.#acls = acls
     this.#trouble = onTrouble ?? (() => {})
     this.#replies = new Replies(device, this.#trouble)
     this.#requests = new RequestsInFlight(clock, (unique, errno) => void this.#replies.error(unique, errno))
     this.#operations = new Operations({
       root,
       statfs,
+      acls,
       replies: this.#replies,
       requests: this.#requests,
       trouble: this.#trouble,
@@ -116,7 +116,7 @@ class FuseServer implements ServedTree {
 
   #init({ unique, view }: Request): void {
     try {
-      const reply = negotiate(parseInit(view), this.#checksModes)
+      const reply = negotiate(parseInit(view), this.#acls !== undefined)
       this.#replies.body(unique, encodeInit(this.#replies.view, this.#replies.start, reply))
       this.#ready.resolve()
     } catch (error) {

@@ -45,7 +45,7 @@ export async function mountTree(options: MountOptions): Promise<MountedTree> {
   const watch = watchOverMount(mountPoint)
   try {
     const device = fuseDevice(await mountFuse({ mountPoint, fsName, allowOther, signal }))
-    const served = serveTree({ ...options, device, checksModes: allowOther })
+    const served = serveTree({ ...options, device, acls: allowOther ? 'enforced' : isRoot() ? 'kept' : undefined })
     const mount = new Mount(mountPoint, served, watch, options)
     try {
       await mount.begin(options)
@@ -59,6 +59,8 @@ export async function mountTree(options: MountOptions): Promise<MountedTree> {
     throw error
   }
 }
+
+const isRoot = (): boolean => process.getuid?.() === 0
 
 class Mount implements MountedTree {
   readonly mountPoint: string

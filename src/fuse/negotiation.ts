@@ -18,8 +18,8 @@ const WANTED =
   C.FUSE_MAX_PAGES |
   C.FUSE_CACHE_SYMLINKS
 
-/** `checksModes`: the kernel judges by mode and POSIX ACL who may read what. */
-export function negotiate({ major, minor, flags }: Init, checksModes: boolean): InitReply {
+/** `knowsAcls`: the kernel goes by modes and POSIX ACLs, and keeps them. */
+export function negotiate({ major, minor, flags }: Init, knowsAcls: boolean): InitReply {
   if (major !== C.FUSE_KERNEL_VERSION || minor < C.FUSE_MINOR_MIN)
     throw new LifeboatError('fuse-unavailable', `This kernel speaks FUSE ${major}.${minor}, and 7.31 is needed`, {
       details: { version: `${major}.${minor}` },
@@ -28,7 +28,7 @@ export function negotiate({ major, minor, flags }: Init, checksModes: boolean): 
   return {
     minor: Math.min(minor, C.FUSE_KERNEL_MINOR_VERSION),
     maxReadahead: limits.fuseReadPages * PAGE,
-    flags: flags & (WANTED | (checksModes ? C.FUSE_POSIX_ACL : 0)),
+    flags: flags & (WANTED | (knowsAcls ? C.FUSE_POSIX_ACL : 0)),
     maxBackground: limits.fuseBackgroundMax,
     maxWrite: WRITE_MAX,
     maxPages: limits.fuseReadPages,

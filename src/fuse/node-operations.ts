@@ -1,10 +1,10 @@
 /** What is asked of a node by its id. */
-import type { AbortOptions } from '../core/scope.ts'
+import { messageOf } from '../core/errors.ts'
 import type { DirectoryNode, Statfs, TreeNode } from '../files/file-tree.ts'
 import { decodeName, encodeName, isName } from '../files/name.ts'
 import * as C from './constants.ts'
 import { E, Refusal } from './errno.ts'
-import type { Operation, Request, Scope } from './operations.ts'
+import type { Acls, Operation, OperationsOptions, Request, Scope } from './operations.ts'
 import { secondsOf, validityOf } from './validity.ts'
 import * as wire from './wire.ts'
 import { tellXattr, type XattrQuestion } from './xattrs.ts'
@@ -12,6 +12,7 @@ import { tellXattr, type XattrQuestion } from './xattrs.ts'
 const BODY = C.IN_HEADER_BYTES
 /** PATH_MAX without its NUL. */
 const TARGET_BYTES_MAX = 4095
+const ACL_PREFIX = 'system.posix_acl_'
 /** A mount whose tree does not say how large it is has no size. */
 const NO_STATFS: Statfs = { blockSize: 4096, blocks: 0n, free: 0n, files: 0n }
 
@@ -28,11 +29,13 @@ export class NodeOperations {
     [C.FUSE_STATFS, ({ unique }) => this.#askStatfs(unique)],
   ]
   readonly #scope: Scope
-  readonly #statfs: ((options?: AbortOptions) => Promise<Statfs>) | undefined
+  readonly #statfs: OperationsOptions['statfs']
+  readonly #acls: Acls | undefined
 
-  constructor(scope: Scope, statfs: ((options?: AbortOptions) => Promise<Statfs>) | undefined) {
+  constructor(scope: Scope, { statfs, acls }: Pick<OperationsOptions, 'statfs' | 'acls'>) {
     this.#scope = scope
     this.#statfs = statfs
+    this.#acls = acls
   }
 
   #node(nodeId: number): TreeNode {
@@ -88,7 +91,10 @@ export class NodeOperations {
   }
 
   #getxattr(request: Request): void {
-    const { input, view, length } = request
+    const { unique, nodeId, input, view, length } = request
+    // Most files have none, and `ls -l` asks for two of each.
+    const { table, replies } = this.#scope
+    if (table.known(nodeId)?.xattrs?.size === 0) return void replies.error(unique, E.ENODATA)
     const name = decodeName(wire.nameAt(input, BODY + 8, length))
     this.#xattr(request, { name, room: view.getUint32(BODY, true) })
   }
@@ -100,7 +106,11 @@ export class NodeOperations {
     if (known.xattrs !== undefined) return void tellXattr(replies, unique, known.xattrs, question)
     const { node } = known
     launch(unique, 'extended attributes', async options => {
-      const xattrs = await node.xattrs(options)
+      const xattrs = await node.xattrs(options).catch(error => {
+        if (this.#acls !== 'kept' || !question.name?.startsWith(ACL_PREFIX)) throw error
+        this.#scope.trouble(`an ACL cannot be read and counts as none: ${messageOf(error)}`, error)
+        throw new Refusal(E.ENODATA)
+      })
       if (node.isFrozen) known.xattrs = xattrs
       return { tell: () => tellXattr(replies, unique, xattrs, question) }
     })

@@ -20,6 +20,13 @@ export interface Request extends RequestHeader {
 
 export type Operation = (request: Request) => void
 
+/**
+ * What the kernel makes of modes and POSIX ACLs. 'enforced': it judges by them who may read what. 'kept': it need not ask for them
+ * again, and only root gets there, whom they keep out of nothing: one that cannot be read counts as none, or the file could not be
+ * read either. Left out: it knows nothing of them, and whoever gets to the mount may read everything.
+ */
+export type Acls = 'enforced' | 'kept'
+
 /** What the operations share. */
 export interface Scope {
   readonly table: NodeTable
@@ -33,6 +40,7 @@ export interface OperationsOptions extends Pick<Scope, 'replies' | 'trouble'> {
   readonly root: DirectoryNode
   readonly statfs: ((options?: AbortOptions) => Promise<Statfs>) | undefined
   readonly requests: RequestsInFlight
+  readonly acls: Acls | undefined
 }
 
 /** All that would change something. Most of them the kernel refuses by itself, since the mount is read-only. */
@@ -47,7 +55,7 @@ export class Operations {
   readonly #handles: HandleOperations
   readonly #byOpcode: ReadonlyMap<number, Operation>
 
-  constructor({ root, statfs, replies, requests, trouble }: OperationsOptions) {
+  constructor({ root, statfs, acls, replies, requests, trouble }: OperationsOptions) {
     this.#replies = replies
     const launch: Scope['launch'] = (unique, what, work) =>
       requests.launch(unique, work, error => {
@@ -58,7 +66,7 @@ export class Operations {
     this.#handles = new HandleOperations(scope)
     const readOnly: Operation = ({ unique }) => void replies.error(unique, E.EROFS)
     this.#byOpcode = new Map([
-      ...new NodeOperations(scope, statfs).byOpcode,
+      ...new NodeOperations(scope, { statfs, acls }).byOpcode,
       ...this.#handles.byOpcode,
       ...MUTATING.map(opcode => [opcode, readOnly] as const),
       [C.FUSE_IOCTL, ({ unique }) => void replies.error(unique, E.ENOTTY)],

@@ -11,6 +11,7 @@ import { virtualDirectory, virtualFile } from '../../../src/files/virtual-node.t
 import * as C from '../../../src/fuse/constants.ts'
 import { E } from '../../../src/fuse/errno.ts'
 import { serveTree } from '../../../src/fuse/fuse-server.ts'
+import type { Acls } from '../../../src/fuse/operations.ts'
 import { type FuseKernel, fuseBody, fuseKernel } from '../../doubles/fuse-kernel.ts'
 import { manualClock } from '../../doubles/manual-clock.ts'
 import { until } from '../../doubles/until.ts'
@@ -21,10 +22,11 @@ const tree = memoryTree({
   sub: directory(Object.fromEntries(Array.from({ length: 250 }, (_, i) => [`file-${i}`, file(`${i}`)]))),
 })
 
-async function served(root: DirectoryNode = tree.root, clock = systemClock) {
+async function served(root: DirectoryNode = tree.root, clock = systemClock, acls?: Acls) {
   const kernel = fuseKernel()
   const troubles: string[] = []
-  const server = serveTree({ root, device: kernel.device, clock, onTrouble: message => troubles.push(message) })
+  const onTrouble = (message: string) => troubles.push(message)
+  const server = serveTree({ root, device: kernel.device, clock, acls, onTrouble })
   assert.equal((await kernel.init()).errno, 0)
   await server.ready
   return { kernel, server, troubles, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() }
@@ -233,6 +235,26 @@ async function withReader(readInto: (signal: AbortSignal) => Promise<void>, cloc
   const handle = await open(mount.kernel, await lookup(mount.kernel, 'x'))
   return { ...mount, read: (offset = 0) => mount.kernel.ask(C.FUSE_READ, 9, readBody(handle, offset, 4096)) }
 }
+
+test('where only root looks, an ACL that cannot be read counts as none; elsewhere, and of other attributes, that is an error', async () => {
+  const damaged: FileNode = {
+    ...virtualFile({ tree: 'damaged', inode: 2n, size: 1, open: async () => memoryDevice(Buffer.alloc(1)) }),
+    xattrs: () => Promise.reject(new LifeboatError('guest-filesystem', 'a block of attributes is damaged')),
+  }
+  const root = virtualDirectory({ tree: 'damaged', inode: 1n, entries: async () => [{ name: 'file', node: damaged }] })
+  for (const [acls, errno] of [
+    ['kept', E.ENODATA],
+    ['enforced', E.EIO],
+    [undefined, E.EIO],
+  ] as const) {
+    await using t = await served(root, systemClock, acls)
+    const node = await lookup(t.kernel, 'file')
+    const ask = (name: string) => t.kernel.ask(C.FUSE_GETXATTR, node, fuseBody({ u32: 4096 }, { u32: 0 }, name))
+    assert.equal((await ask('system.posix_acl_access')).errno, errno)
+    assert.equal((await ask('user.x')).errno, E.EIO)
+    assert.equal(t.troubles.length, 2)
+  }
+})
 
 test('a store that stays away is EIO and is told of, and the next read is answered', async () => {
   let away = true
