@@ -1,9 +1,11 @@
 /** One process of the reader: started without an environment and with two sockets, killed on dispose. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { Duplex } from 'node:stream'
+import { closeSync, existsSync } from 'node:fs'
+import { Socket, type SocketConstructorOpts } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { LifeboatError, messageOf } from '../core/errors.ts'
-import { limits } from '../core/limits.ts'
+import { KiB, limits } from '../core/limits.ts'
+import { socketPair } from '../native/fuse-device.ts'
 import type { GuestDisk } from './guest-filesystems.ts'
 import { ReaderBlocks } from './reader-blocks.ts'
 
@@ -20,10 +22,20 @@ export function startReader(program: string, disks: readonly GuestDisk[]): Reade
   if (!existsSync(program)) throw notBuilt(program)
   const bounds = [limits.guestReaderMemoryBytes, limits.guestReaderCpuSeconds, limits.guestReaderComputeMs]
   const args = [...bounds.map(String), ...disks.map(({ name, image }) => `${image.size}:${name}`)]
-  const child = spawn(program, args, { env: {}, cwd: '/', stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'] })
-  const [protocol, blocks] = [child.stdio[3], child.stdio[4]]
-  if (!(protocol instanceof Duplex) || !(blocks instanceof Duplex))
-    throw new LifeboatError('internal', 'the reader has no sockets')
+  const [protocol, protocolThere] = socketTo()
+  const [blocks, blocksThere] = socketTo()
+  let child: ChildProcess
+  try {
+    const stdio = ['ignore', 'ignore', 'pipe', protocolThere, blocksThere] as const
+    child = spawn(program, args, { env: {}, cwd: '/', stdio: [...stdio] })
+  } catch (error) {
+    protocol.destroy()
+    blocks.destroy()
+    throw error
+  } finally {
+    closeSync(protocolThere)
+    closeSync(blocksThere)
+  }
   // Whoever speaks the protocol listens later.
   protocol.on('error', () => {})
   let refused: string | undefined
@@ -39,11 +51,31 @@ export function startReader(program: string, disks: readonly GuestDisk[]): Reade
     async [Symbol.asyncDispose]() {
       child.kill('SIGKILL')
       await ended
+      protocol.destroy()
       await answering.close()
     },
   }
 }
 
+/** Ours, and the descriptor for the child. What comes is read into the same memory again and again: fresh memory for a file's bytes costs more than the bytes. */
+function socketTo(): readonly [Duplex, number] {
+  const [ours, theirs] = socketPair()
+  const socket: Socket = new Socket({
+    fd: ours,
+    onread: {
+      buffer: Buffer.allocUnsafeSlow(RECEIVED_AT_ONCE),
+      // Whoever listens is done with it when this returns. False would end the reading.
+      callback: (length, bytes) => {
+        socket.emit('data', bytes.subarray(0, length))
+        return true
+      },
+    },
+  } as SocketConstructorOpts)
+  return [socket, theirs]
+}
+
+/** A socket of the kernel's default size holds no more. */
+const RECEIVED_AT_ONCE = 256 * KiB
 const SAID_MAX = 2000
 
 function endOf(child: ChildProcess, refused: () => string | undefined): Promise<string> {
