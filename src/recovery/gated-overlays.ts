@@ -1,6 +1,7 @@
 /**
  * Overlays whose writes can be watched and refused: what a copy needs that catches up with its clients. Every write is counted
- * while it is under way, so that none can fall between an instant and the watch that began before it.
+ * while it is under way and noted when it ends, so that none can fall between an instant and the watch that began before it, nor
+ * between two rounds of a copy.
  */
 import type { PlacedBytes } from '../block/block-device.ts'
 import { LifeboatError } from '../core/errors.ts'
@@ -9,7 +10,10 @@ import type { AbortOptions } from '../core/scope.ts'
 import type { FrozenOverlays, OverlayDisk, Overlays } from './overlays.ts'
 
 export interface WriteWatch {
-  /** What was written to each disk since the watch began or was last taken; writes under way are in it as soon as they begin. */
+  /**
+   * What was written to each disk since the watch began or was last taken, by writes that have ended, well or not. One that is under
+   * way is in what is taken after its end: who reads what was taken now may read what was there before it.
+   */
   take(disk: string): readonly Range[]
   end(): void
 }
@@ -41,12 +45,12 @@ class Gate {
   async run(disk: string, { offset, length }: Range, write: () => Promise<void>): Promise<void> {
     if (this.#reason !== undefined)
       throw new LifeboatError('interrupted', this.#reason, { hint: 'Open the disk at its new place.' })
-    this.#note(disk, offset, length)
     const turn = this.#turn
     turn.underWay++
     try {
       await write()
     } finally {
+      this.#note(disk, offset, length)
       if (--turn.underWay === 0) turn.idle?.()
     }
   }

@@ -9,7 +9,8 @@ import path from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { systemClock } from '../../src/core/clock.ts'
-import { connectQmp } from '../../src/hypervisor/qemu/qmp.ts'
+import { isLifeboatError } from '../../src/core/errors.ts'
+import { connectQmp, type QmpClient } from '../../src/hypervisor/qemu/qmp.ts'
 import { startOf } from '../../src/hypervisor/run-lock.ts'
 import { adoptQemu, cutLog, findQemu, startQemu } from '../../src/recovery/qemu-process.ts'
 
@@ -71,11 +72,21 @@ test('a QEMU that goes its own way keeps nobody waiting', async () => {
   assert.equal(code, 0)
 })
 
+/** The socket has its name before QEMU listens at it. */
+async function controlOf(folder: string): Promise<QmpClient> {
+  for (;;)
+    try {
+      return await connectQmp({ socket: path.join(folder, 'control.sock'), clock })
+    } catch (error) {
+      if (!isLifeboatError(error, 'qmp-unreachable')) throw error
+      await sleep(10)
+    }
+}
+
 test('stop ends it in order; what it said about bad options is kept, and its log is bounded', async () => {
   const qemu = await startQemu({ program, arguments: [...WORDS, ...SESSION], log, clock })
-  while (!existsSync(path.join(folder, 'control.sock'))) await sleep(10)
   // It says so on its control socket when it runs, and has been told by then what SIGTERM means.
-  await using _control = await connectQmp({ socket: path.join(folder, 'control.sock'), clock })
+  await using _control = await controlOf(folder)
   const exit = await qemu.stop()
   assert.equal(exit.code ?? exit.signal, 0)
   assert.equal(await startOf(qemu.pid), undefined)

@@ -45,6 +45,21 @@ test('a watch tells what was written since it began or was last taken, by whatev
   assert.deepEqual((await overlays.watch()).take('disk'), [])
 })
 
+test('a write that is under way when the watch is taken is told when it has ended, also if it failed', async () => {
+  const held = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+  let writes = 0
+  const { overlays, disk } = gated({ write: () => held[writes++]!.promise })
+  const watch = await overlays.watch()
+  const writing = disk.write(block(1), 5 * BLOCK)
+  const failing = disk.write(block(2), 9 * BLOCK)
+  watch.take('disk')
+  held[0]!.resolve()
+  held[1]!.reject(new Error('the disk is full'))
+  await writing
+  await assert.rejects(failing)
+  assert.deepEqual(watch.take('disk'), [range(5), range(9)])
+})
+
 test('a watch waits for the writes that began before it, and no longer', async () => {
   const held = Promise.withResolvers<void>()
   const { overlays, disk } = gated({ write: () => held.promise })
@@ -58,9 +73,8 @@ test('a watch waits for the writes that began before it, and no longer', async (
   await new Promise(resolve => setImmediate(resolve))
   assert.equal(began, false)
   held.resolve()
-  await writing
-  assert.deepEqual((await watch).take('disk'), [range(3)], 'it began behind the watch')
-  await later
+  await Promise.all([writing, later])
+  assert.deepEqual((await watch).take('disk'), [range(0), range(3)], 'who waited may be told of both')
 })
 
 test('refused writes fail whichever call they came by, those that had begun end, and reads go on', async () => {
