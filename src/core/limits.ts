@@ -437,6 +437,8 @@ export const limits = {
   applianceDisksMax: 192,
   /** From its start to its agent's first word: 7 s when emulated on a quiet machine, 16 s on a loaded one. */
   applianceStartMs: 120_000,
+  /** Who parses a guest ends by itself some moments after its connection, and says why; who hangs is killed after that. */
+  guestLastWordsMs: 5_000,
   /** Starts of one appliance that the disks of one point may cost, after each of which it was killed or ended by itself. */
   applianceStartsMax: 5,
 

@@ -3,9 +3,8 @@
  * It stays for as long as its owner keeps it, and is killed where it does not answer; then the call fails, and the next one has
  * another appliance, for some times, in which those volumes are unlocked again that were.
  */
-import { abortable } from '../core/abortable.ts'
 import type { Clock } from '../core/clock.ts'
-import { isLifeboatError, LifeboatError } from '../core/errors.ts'
+import { LifeboatError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { AbortOptions } from '../core/scope.ts'
 import type { FileTree } from '../files/file-tree.ts'
@@ -15,6 +14,7 @@ import { applianceImage } from './appliance-image.ts'
 import { type ApplianceVm, startAppliance } from './appliance-vm.ts'
 import type { GuestDisk, GuestFilesystems, OpenGuest, Volume } from './guest-filesystems.ts'
 import { type RemoteGuests, remoteGuests } from './remote-tree.ts'
+import { lastWords, RestartedParser } from './restarted-parser.ts'
 
 export interface ApplianceGuestsOptions {
   readonly exporter: Exporter
@@ -54,106 +54,66 @@ export const applianceGuests =
     }
   }
 
-interface Running {
-  readonly vm: ApplianceVm
-  readonly guests: RemoteGuests
-}
-
 class ApplianceGuests implements GuestFilesystems {
   readonly #given: ApplianceGuestsOptions
   readonly #disks: readonly GuestDisk[]
   readonly #keys = new Map<string, Uint8Array>()
-  readonly #closing = new AbortController()
-  #running: Promise<Running> | undefined
-  #starts = 0
+  readonly #appliance: RestartedParser<ApplianceVm>
 
   constructor(given: ApplianceGuestsOptions, disks: readonly GuestDisk[]) {
     this.#given = given
     this.#disks = disks
+    this.#appliance = new RestartedParser({
+      startsMax: limits.applianceStartsMax,
+      clock: given.clock,
+      start: async signal => {
+        const vm = await startAppliance(await this.#request(signal))
+        given.onStart?.(vm.pid)
+        return vm
+      },
+      connect: (vm, signal) => this.#connect(vm, signal),
+      died,
+      diedTooOften,
+    })
   }
 
   async start(options: AbortOptions): Promise<void> {
-    await this.#alive(options)
+    await this.#appliance.start(options)
   }
 
   async volumes(options: AbortOptions = {}): Promise<readonly Volume[]> {
-    return await this.#told(options, guests => guests.volumes(options))
+    return await this.#appliance.use(options, guests => guests.volumes(options))
   }
 
   async unlock(volume: string, key: Uint8Array, options: AbortOptions = {}): Promise<void> {
-    await this.#told(options, guests => guests.unlock(volume, key, options))
+    await this.#appliance.use(options, guests => guests.unlock(volume, key, options))
     this.#keys.set(volume, key)
   }
 
   async open(volume: string, options: AbortOptions = {}): Promise<FileTree> {
-    return await this.#told(options, guests => guests.open(volume, options))
+    return await this.#appliance.use(options, guests => guests.open(volume, options))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closing.abort(new LifeboatError('interrupted', "the guest's filesystems were closed"))
-    const running = await this.#running?.catch(() => undefined)
-    if (running) await end(running)
+    await this.#appliance[Symbol.asyncDispose]()
   }
 
-  /** A connection that was lost says how its appliance ended. */
-  async #told<T>(options: AbortOptions, work: (guests: RemoteGuests) => Promise<T>): Promise<T> {
-    const running = await this.#alive(options)
-    try {
-      return await work(running.guests)
-    } catch (error) {
-      if (!isLifeboatError(error, 'guest-lost') || this.#closing.signal.aborted) throw error
-      await end(running)
-      throw died(await running.vm.ended, error)
-    }
+  async #connect(vm: ApplianceVm, signal: AbortSignal): Promise<RemoteGuests> {
+    const { clock, treePrefix, requestMs } = this.#given
+    const [stream, helloMs] = [vm.protocol, limits.applianceStartMs]
+    const guests = await remoteGuests({ stream, clock, treePrefix: treePrefix(), helloMs, requestMs, signal })
+    await vm.isUp()
+    // A QEMU that hangs closes nothing: when its agent is given up, it goes.
+    guests.ended
+      .then(() => lastWords(vm, clock))
+      .then(() => vm[Symbol.asyncDispose]())
+      .catch(() => {})
+    for (const [volume, key] of this.#keys) await guests.unlock(volume, key, { signal })
+    return guests
   }
 
-  async #alive(options: AbortOptions): Promise<Running> {
-    for (;;) {
-      this.#closing.signal.throwIfAborted()
-      this.#running ??= this.#start()
-      const starting = this.#running
-      const running = await abortable(starting, options)
-      if (running.guests.isAlive) return running
-      // Of those who find it dead the first one lets the next start.
-      await end(running)
-      if (this.#running === starting) this.#running = undefined
-    }
-  }
-
-  /** Owned by all who wait for it: one who leaves does not stop it. */
-  #start(): Promise<Running> {
-    const starting = this.#startNow()
-    starting.catch(() => {
-      if (this.#running === starting) this.#running = undefined
-    })
-    return starting
-  }
-
-  async #startNow(): Promise<Running> {
-    if (this.#starts >= limits.applianceStartsMax) throw diedTooOften(this.#starts)
-    this.#starts++
-    const { clock, onStart, treePrefix, requestMs } = this.#given
-    const { signal } = this.#closing
-    const vm = await startAppliance(await this.#request())
-    onStart?.(vm.pid)
-    try {
-      const stream = vm.protocol
-      const helloMs = limits.applianceStartMs
-      const guests = await remoteGuests({ stream, clock, treePrefix: treePrefix(), helloMs, requestMs, signal })
-      await vm.isUp()
-      // A QEMU that hangs closes nothing: when its agent is given up, it goes.
-      guests.ended.then(() => vm[Symbol.asyncDispose]()).catch(() => {})
-      for (const [volume, key] of this.#keys) await guests.unlock(volume, key, { signal })
-      return { vm, guests }
-    } catch (error) {
-      await vm[Symbol.asyncDispose]()
-      throw isLifeboatError(error, 'guest-lost') ? died(await vm.ended, error) : error
-    }
-  }
-
-  async #request() {
+  async #request(signal: AbortSignal) {
     const { exporter, clock, cacheDir, stateDir, runDir, agent, tell, program = 'qemu-system-x86_64' } = this.#given
-    const { signal } = this.#closing
     const image = await applianceImage({ cacheDir, clock, tell, signal })
     const { accelerator } = await chooseAccelerator({
       wanted: this.#given.accelerator ?? 'auto',
@@ -166,11 +126,6 @@ class ApplianceGuests implements GuestFilesystems {
     const temporary = this.#given.temporary ?? '/var/tmp'
     return { disks: this.#disks, exporter, image, accelerator, temporary, program, agent, signal }
   }
-}
-
-async function end({ guests, vm }: Running): Promise<void> {
-  await guests[Symbol.asyncDispose]()
-  await vm[Symbol.asyncDispose]()
 }
 
 const died = (how: string, cause: unknown): LifeboatError =>
