@@ -58,9 +58,7 @@ async function kernelOf(invocation: Invocation): Promise<OpenGuest> {
   const { mountTree } = await import('../fuse/mount.ts')
   const { output, surroundings } = invocation
   const { clock } = surroundings
-  output.warning(
-    "--trust-guest: this host's kernel parses what the guests have on their disks, with all its rights",
-  )
+  output.warning("--trust-guest: this host's kernel parses what the guests have on their disks, with all its rights")
   let kernels = 0
   const open = kernelGuests({
     clock,
