@@ -45,6 +45,9 @@ const files = globSync('test/**/*.test.ts')
 const computes = /^test\/(fuzz|property|simulation|unit)\//
 const alone = (path: string): boolean =>
   name === 'ordinary' ? path.startsWith('test/integration/') : name === 'soak' || !computes.test(path)
+// Long ones that start no guest: they mostly wait, for stores, disks and deadlines, and run beside those that do.
+const waits =
+  /\/(nbd-extended|[a-z-]*ceph[a-z-]*|disk-cache-kill|outage|overlay-kill|several-hosts|store-faults)\.full\./
 const count: Count = { passed: 0, failed: 0, skipped: 0 }
 const silent: string[] = []
 const stop = new AbortController()
@@ -59,7 +62,16 @@ await runFiles(
   files.filter(path => !alone(path)),
   2,
 )
-await runFiles(files.filter(alone), 1)
+await Promise.all([
+  runFiles(
+    files.filter(path => alone(path) && !waits.test(path)),
+    1,
+  ),
+  runFiles(
+    files.filter(path => alone(path) && waits.test(path)),
+    1,
+  ),
+])
 endLeftovers()
 
 const { passed, failed, skipped } = count
