@@ -1,5 +1,7 @@
 /** Whole backups into a repository in memory and back, without a hypervisor: an image is an array of bytes. */
+
 import type { Clock } from '../../src/core/clock.ts'
+import { LifeboatError } from '../../src/core/errors.ts'
 import { type PointId, pointId } from '../../src/core/ids.ts'
 import { type Random, seededRandom } from '../../src/core/random.ts'
 import { alignRanges, type Range } from '../../src/core/range.ts'
@@ -104,7 +106,8 @@ export const commitBackup = (writer: PointWriter): Promise<Manifest> =>
 
 export async function summaryOf(repository: OpenedRepository, point: PointId): Promise<PointSummary> {
   const found = (await repository.points({ all: true })).find(({ id }) => id === point)
-  if (!found) throw new Error(`no point ${point}`)
+  // As the command line says it: a listing that is behind does not have the newest.
+  if (!found) throw new LifeboatError('no-such-point', `no point ${point}`)
   return found
 }
 
